@@ -1,0 +1,215 @@
+"""`Callback` and `Event`: how one's own code takes part in a run.
+
+A handler is called at a safe point after the commit that raised its event. It is taken off the list of pending
+calls only once it returned, and that list is saved: in a run that is paused, interrupted or stopped by an
+exception, each handler sees each event exactly once. After a process death the iterations since the last
+checkpoint are computed again, and their handlers are called again: at least once.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from deeptrain.data.batch import Batch, Rows
+    from deeptrain.trainer import Trainer
+
+# The events that a handler may wait for, in the order in which one commit's events are delivered.
+DELIVERED = (
+    "train_iter_end",
+    "train_batch_end",
+    "train_epoch_end",
+    "val_iter_end",
+    "val_batch_end",
+    "val_end",
+)
+IMMEDIATE = ("save", "load", "start", "stop")
+
+
+@dataclass(slots=True)
+class Event:
+    """What happened, as a handler is told.
+
+    Attributes:
+        name: Such as "train_iter_end"; the handler's name without `on_`.
+        iteration: Completed train iterations.
+        epoch: The epoch that the batch belongs to, from 0; for events without a batch, completed epochs.
+        batch: The batch as it was fed; None for events without one.
+        outputs: The model's predictions, detached; None for events without a batch.
+        figures: The event's figures, each a number or a tensor of one element that may still be on a device.
+        coincides: Every event that the same commit raised, this one among them, and "validation" and
+            "checkpoint" where they follow from it.
+        replaying: Whether this iteration was computed before, by a process that died.
+    """
+
+    name: str
+    iteration: int = 0
+    epoch: int = 0
+    batch: Batch | None = None
+    outputs: Any = None
+    figures: dict[str, Any] = field(default_factory=dict)
+    coincides: tuple[str, ...] = ()
+    replaying: bool = False
+
+    def named(self, name: str) -> Event:
+        """The same event under another of its names."""
+        return self if name == self.name else replace(self, name=name)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures as floats, such as {"loss": 0.3}. On an accelerator reading them waits for it."""
+        return {k: v.item() if isinstance(v, torch.Tensor) else float(v) for k, v in self.figures.items()}
+
+    @property
+    def sources(self) -> Sequence[Rows]:
+        """Which rows of which sets the batch came from; empty for events without a batch."""
+        return () if self.batch is None else self.batch.sources
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the batch itself, which is read again by its place in the order."""
+        return {
+            "name": self.name,
+            "iteration": self.iteration,
+            "epoch": self.epoch,
+            "batch": None if self.batch is None else [self.batch.epoch, self.batch.index],
+            "outputs": self.outputs,
+            "figures": self.metrics,
+            "coincides": list(self.coincides),
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], find: Callable[[str, int, int], Batch]) -> Event:
+        """Make a saved event whole again.
+
+        Args:
+            state: What `state_dict` gave.
+            find: Gives the batch of an (event name, epoch, index).
+        """
+        rest = {key: state[key] for key in ("name", "iteration", "epoch", "outputs", "figures")}
+        batch = None if state["batch"] is None else find(state["name"], *state["batch"])
+        return cls(**rest, batch=batch, coincides=tuple(state["coincides"]))
+
+
+class Callback:
+    """Base class: override the handlers that you want, and the state if you keep any.
+
+    What a handler changes of itself must be in `state_dict`, else a resumed run differs from an untouched one
+    (`deeptrain prove` finds that). When a handler raises or is aborted, its declared state and the random
+    streams are put back and it is called again when the run goes on. Its state is asked for before each call,
+    so keep it small. `on_save`, `on_load`, `on_start` and `on_stop` happen at the user's times rather than the
+    run's, and must leave training and declared state alone.
+
+    Example:
+        >>> class Count(Callback):
+        ...     def __init__(self):
+        ...         self.batches = 0
+        ...     def on_train_batch_end(self, trainer, event):
+        ...         self.batches += 1
+        ...     def state_dict(self):
+        ...         return {"batches": self.batches}
+        ...     def load_state_dict(self, state):
+        ...         self.batches = state["batches"]
+    """
+
+    @property
+    def name(self) -> str:
+        """The callback's name in the state tree; a second one of the same name gets a number behind it."""
+        return type(self).__name__
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the callback keeps from one event to the next, as a state tree."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a saved state."""
+
+    def on_train_iter_end(self, trainer: Trainer, event: Event) -> None:
+        """An iteration was committed."""
+
+    def on_train_batch_end(self, trainer: Trainer, event: Event) -> None:
+        """The last iteration of a batch was committed."""
+
+    def on_train_epoch_end(self, trainer: Trainer, event: Event) -> None:
+        """The last batch of an epoch was committed; its validation comes after this."""
+
+    def on_val_iter_end(self, trainer: Trainer, event: Event) -> None:
+        """An iteration of a validation pass is done."""
+
+    def on_val_batch_end(self, trainer: Trainer, event: Event) -> None:
+        """A batch of a validation pass is done."""
+
+    def on_val_end(self, trainer: Trainer, event: Event) -> None:
+        """A validation pass is done; the event's metrics are those of the whole pass."""
+
+    def on_save(self, trainer: Trainer, event: Event) -> None:
+        """A checkpoint is about to be written."""
+
+    def on_load(self, trainer: Trainer, event: Event) -> None:
+        """A state was loaded."""
+
+    def on_start(self, trainer: Trainer, event: Event) -> None:
+        """The trainer begins to run, the first time or again."""
+
+    def on_stop(self, trainer: Trainer, event: Event) -> None:
+        """The trainer stops running, for whatever reason."""
+
+
+class Handlers:
+    """The callbacks of a trainer by name, and who waits for which event.
+
+    Raises:
+        TypeError: Something in the list is no `Callback`.
+    """
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self.by_name: dict[str, Callback] = {}
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                raise TypeError(
+                    f"callbacks holds a {type(callback).__name__}, expected instances of deeptrain.Callback: "
+                    "derive its class from it"
+                )
+            self.by_name[self._free_name(callback.name)] = callback
+        self.calls: dict[str, dict[str, Callable[[Any, Event], None]]] = {
+            event: self._overridden(f"on_{event}") for event in (*DELIVERED, *IMMEDIATE)
+        }
+
+    def _free_name(self, name: str) -> str:
+        if name not in self.by_name:
+            return name
+        return next(
+            f"{name}-{i}" for i in range(2, len(self.by_name) + 3) if f"{name}-{i}" not in self.by_name
+        )
+
+    def _overridden(self, handler: str) -> dict[str, Callable[[Any, Event], None]]:
+        base = getattr(Callback, handler)
+        return {
+            n: getattr(c, handler) for n, c in self.by_name.items() if getattr(type(c), handler) is not base
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Every callback's state by its name."""
+        return {name: callback.state_dict() for name, callback in self.by_name.items()}
+
+    def check(self, state: dict[str, Any]) -> None:
+        """Refuse a state of other callbacks.
+
+        Raises:
+            ValueError: The saved callbacks are not the present ones; the message names both.
+        """
+        if set(state) != set(self.by_name):
+            raise ValueError(
+                f"the saved state has the callbacks {sorted(state)}, this trainer has {sorted(self.by_name)}: "
+                'give the trainer the same callbacks, or start over with resume="new"'
+            )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Give every callback its saved state."""
+        for name, callback in self.by_name.items():
+            callback.load_state_dict(copy.deepcopy(state[name]))

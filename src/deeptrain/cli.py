@@ -1,0 +1,115 @@
+"""The command line: `deeptrain demo | info | diff | prove`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        The exit status: 0 where all is well, 1 where what was compared differs, 2 where the command is wrong or
+        what it was to read is not there.
+    """
+    parsed = _parser().parse_args(arguments)
+    try:
+        return int(parsed.run(parsed))
+    except (OSError, ValueError, RuntimeError) as error:
+        print(f"deeptrain {parsed.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="deeptrain", description="Train PyTorch models, stop anywhere, continue to the same bits."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo", help="train on real digits, be killed three times, end with the same bits"
+    )
+    demo.add_argument("--directory", type=Path, default=Path("demo"), help="where to write (default: demo)")
+    demo.add_argument("--kills", type=int, default=3, help="how often to kill it (default: 3)")
+    demo.set_defaults(run=_demo)
+
+    info = commands.add_parser("info", help="where a run stands")
+    info.add_argument("path", metavar="RUN", type=Path)
+    info.set_defaults(run=_info)
+
+    diff = commands.add_parser("diff", help="in which values two runs or checkpoints differ, and by how much")
+    diff.add_argument("one", metavar="A", type=Path)
+    diff.add_argument("two", metavar="B", type=Path)
+    diff.set_defaults(run=_diff)
+
+    prove = commands.add_parser(
+        "prove", help="run a training script untouched and killed, and compare the bits"
+    )
+    prove.add_argument("--kills", type=int, default=3, help="how often to kill it (default: 3)")
+    prove.add_argument("--seed", type=int, default=None, help="for the moments of the kills")
+    prove.add_argument(
+        "--directory", type=Path, default=None, help="where to keep both runs (default: nowhere)"
+    )
+    prove.add_argument("script", metavar="SCRIPT", type=Path)
+    prove.add_argument(
+        "arguments", metavar="...", nargs=argparse.REMAINDER, help="the script's own arguments"
+    )
+    prove.set_defaults(run=_prove)
+    return parser
+
+
+def _demo(parsed: argparse.Namespace) -> int:
+    from deeptrain.demo import demo  # noqa: PLC0415 - a command pays for what it uses
+
+    return demo(parsed.directory, parsed.kills)
+
+
+def _info(parsed: argparse.Namespace) -> int:
+    from deeptrain.run.reader import open_run  # noqa: PLC0415
+
+    print(open_run(parsed.path).describe())
+    return 0
+
+
+def _diff(parsed: argparse.Namespace) -> int:
+    from deeptrain.run.run import Run  # noqa: PLC0415
+    from deeptrain.state import tree  # noqa: PLC0415
+
+    one, two = Run.read(parsed.one), Run.read(parsed.two)
+    differences = tree.diff(one, two)
+    for difference in differences:
+        print(difference)
+    print(
+        f"{len(differences)} of {sum(1 for _ in tree.walk(one))} values differ"
+        if differences
+        else "identical"
+    )
+    return 1 if differences else 0
+
+
+def _prove(parsed: argparse.Namespace) -> int:
+    from deeptrain.prove import prove_script  # noqa: PLC0415
+
+    if not parsed.script.is_file():
+        raise FileNotFoundError(f"{parsed.script} is no file: give the path of a training script")
+    with tempfile.TemporaryDirectory(prefix="deeptrain-prove-") as scratch:
+        proof = prove_script(
+            parsed.script,
+            parsed.arguments,
+            kills=parsed.kills,
+            seed=parsed.seed,
+            directory=parsed.directory or Path(scratch),
+        )
+        print(proof)
+    return 0 if proof.identical else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

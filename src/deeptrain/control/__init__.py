@@ -1,0 +1,1 @@
+"""How a run is steered from outside: signals, requests, the journal."""

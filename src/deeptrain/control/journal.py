@@ -1,0 +1,85 @@
+"""The journal: one line of JSON for everything that happened in a run, appended as it happens.
+
+Each line is one `write`, so that what a killed process did stays on record. A line that a crash cut short is
+cut off before the next append.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+TAIL = 1 << 16
+_json = json.JSONEncoder().encode
+
+
+class Journal:
+    """An open journal.
+
+    Args:
+        path: The file; made where there is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o644)
+        self._cut_torn_line()
+
+    def _cut_torn_line(self) -> None:
+        size = os.fstat(self._file).st_size
+        start = size
+        while start > 0:
+            start = max(0, start - TAIL)
+            end = os.pread(self._file, min(TAIL, size - start), start).rfind(b"\n")
+            if end >= 0:
+                os.ftruncate(self._file, start + end + 1)
+                return
+        os.ftruncate(self._file, 0)
+
+    def write(self, kind: str, **entry: Any) -> None:
+        """Append one line."""
+        os.write(self._file, (json.dumps({"kind": kind, **entry}) + "\n").encode())
+
+    def iteration(self, at: int, epoch: int, batch: int, figures: Mapping[str, float]) -> None:
+        """Append the line of one train iteration; its floats are exact."""
+        # Put together by hand: this is in every iteration.
+        line = (
+            f'{{"kind": "iteration", "at": {at}, "batch": [{epoch}, {batch}], "figures": {_json(figures)}}}\n'
+        )
+        os.write(self._file, line.encode())
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+def read_journal(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a journal in the order in which they were written; a torn last one is left out.
+
+    Raises:
+        ValueError: A line in the middle is not JSON; the message names the file and the line's number.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: not a line of a journal ({error})") from error
+
+
+def last_iteration(path: Path) -> int:
+    """The number of the newest train iteration that a journal tells of; 0 where there is none."""
+    newest = 0
+    for entry in read_journal(path):
+        if entry.get("kind") in {"iteration", "start"}:
+            newest = int(entry["at"])
+    return newest

@@ -1,0 +1,157 @@
+"""`Validation`: a pass over held-out data, as a phase of its own.
+
+Each batch is evaluated under random streams seeded from (seed, pass, batch), which are put back afterwards. So
+how often one validates never changes the training, and any part of a pass can be computed again alone. A pass
+that a process death cut short does exactly that: predictions are not saved, they are recomputed silently.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from deeptrain.data.batch import map_tensors
+from deeptrain.state.cadence import Every
+from deeptrain.step.base import figure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch.utils.data import DataLoader
+
+    from deeptrain.data.batch import Batch
+    from deeptrain.data.feed import Feed
+    from deeptrain.data.loader import BatchLoader
+    from deeptrain.state.randomness import Streams
+    from deeptrain.step.base import Outcome, Step
+
+
+class Validation:
+    """What a model is validated on, how, and when.
+
+    Args:
+        loader: The validation data; a `BatchLoader` or a torch `DataLoader`. Not the train loader.
+        metrics: Functions of `(predictions, targets)` by name, each called once a pass on the whole pass.
+        key_metric: The figure that schedulers look at: "loss" or the name of a metric.
+        every: When to validate, by a count. By default after each epoch.
+
+    Raises:
+        ValueError: `key_metric` is none of the metrics, or `every` goes by the clock.
+
+    Example:
+        >>> loader = BatchLoader(Arrays(torch.rand(8, 2), torch.rand(8, 1)), batch_size=4)
+        >>> Validation(loader, metrics={"error": lambda p, t: (p - t).abs().mean()}, key_metric="error")
+        Validation(metrics=['error'], key_metric='error', every=Every(epochs=1))
+    """
+
+    def __init__(
+        self,
+        loader: BatchLoader | DataLoader[Any],
+        *,
+        metrics: Mapping[str, Callable[[Any, Any], float | torch.Tensor]] | None = None,
+        key_metric: str = "loss",
+        every: Every | None = None,
+    ) -> None:
+        self.loader = loader
+        self.metrics = dict(metrics or {})
+        self.key_metric = key_metric
+        self.every = every or Every(epochs=1)
+        if key_metric not in {"loss", *self.metrics}:
+            known = sorted({"loss", *self.metrics})
+            raise ValueError(f"key_metric={key_metric!r} is none of this validation's figures {known}")
+        if self.every.unit == "seconds":
+            raise ValueError(
+                f"{self.every!r} would let the clock decide when to validate, which no rerun could repeat: "
+                "give Every(batches=...) or Every(epochs=...)"
+            )
+
+    def __repr__(self) -> str:
+        return f"Validation(metrics={sorted(self.metrics)}, key_metric={self.key_metric!r}, every={self.every!r})"
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values that describe it, for the run's fingerprint."""
+        return {"metrics": sorted(self.metrics), "key_metric": self.key_metric, "every": repr(self.every)}
+
+
+class Pass:
+    """One pass under way: what it has gathered, batch by batch.
+
+    Args:
+        validation: The settings.
+        feed: The data.
+        step: What evaluates a batch.
+        streams: The random streams, put back after each batch.
+        key: What the streams are seeded from, together with the batch's index.
+    """
+
+    def __init__(
+        self, validation: Validation, feed: Feed, step: Step, streams: Streams, key: tuple[int | str, ...]
+    ) -> None:
+        self._validation, self._feed, self._step, self._streams, self._key = (
+            validation,
+            feed,
+            step,
+            streams,
+            key,
+        )
+        self._predictions: list[Any] = []
+        self._targets: list[Any] = []
+
+    @property
+    def done(self) -> int:
+        """How many batches were gathered."""
+        return len(self._predictions)
+
+    def evaluate(self) -> tuple[Batch, Outcome]:
+        """Evaluate the batch at the feed's cursor; nothing is gathered yet and nothing moves."""
+        batch = self._feed.fetch()
+        with self._streams.aside(*self._key, batch.index):
+            outcome = self._step.evaluate(batch)
+        return batch, outcome
+
+    def gather(self, batch: Batch, outcome: Outcome) -> bool:
+        """Keep a batch's predictions and move on; True where it was the last batch of the pass."""
+        self._predictions.append(map_tensors(outcome.predictions, _to_cpu))
+        self._targets.append(map_tensors(batch.targets, _to_cpu))
+        return self._feed.advance()
+
+    def catch_up(self, batches: int) -> None:
+        """Compute the first batches of the pass again, silently."""
+        self._feed.seek(epoch=0)
+        self._predictions.clear()
+        self._targets.clear()
+        while self.done < batches:
+            self.gather(*self.evaluate())
+
+    def figures(self) -> dict[str, float]:
+        """Loss and metrics over the whole pass.
+
+        Raises:
+            ValueError: A metric gave something that is no number; the message names it.
+        """
+        predictions, targets = _join(self._predictions), _join(self._targets)
+        found: dict[str, float] = {}
+        with self._streams.aside(*self._key, "figures"), torch.no_grad():
+            loss = self._step.loss_over(predictions, targets)
+            if loss is not None:
+                found["loss"] = loss
+            for name, metric in self._validation.metrics.items():
+                found[name] = float(figure(name, metric(predictions, targets)))
+        return found
+
+
+def _to_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().cpu()
+
+
+def _join(pieces: list[Any]) -> Any:
+    """Join the batches' nested tensors along their first axis."""
+    first = pieces[0]
+    if isinstance(first, torch.Tensor):
+        return torch.cat(pieces)
+    if isinstance(first, dict):
+        return {key: _join([piece[key] for piece in pieces]) for key in first}
+    if isinstance(first, (list, tuple)):
+        return type(first)(_join([piece[i] for piece in pieces]) for i in range(len(first)))
+    return first if first is None else pieces

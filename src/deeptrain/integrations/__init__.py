@@ -1,0 +1,1 @@
+"""Other people's loaders and loggers, taken as they are."""

@@ -1,0 +1,91 @@
+"""`Info`: where a run stands, in one place and in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deeptrain.data.batch import describe
+from deeptrain.state.progress import Phase
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from deeptrain.state.progress import Progress
+    from deeptrain.trainer import Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """Where a run stands. Its text is meant to be printed.
+
+    Attributes:
+        line: The place in one line.
+        phase: "train", "validate" or "done".
+        iterations: Completed train iterations.
+        epoch: The epoch under way, from 0.
+        batch: Completed batches of that epoch.
+        pending: What the last commit left to be done, in words.
+        sources: The sets and rows that fed the last batch, or "" where there is none.
+        metrics: The figures of the last iteration.
+        torn: Why the state is not whole, or None.
+        path: The run's directory, or None.
+    """
+
+    line: str
+    phase: str
+    iterations: int
+    epoch: int
+    batch: int
+    pending: tuple[str, ...]
+    sources: str
+    metrics: dict[str, float]
+    torn: str | None
+    path: Path | None
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> Info:
+        """Look at a trainer."""
+        progress, place, last = trainer.progress, trainer.train.position, trainer.last
+        return cls(
+            line=_line(trainer),
+            phase=progress.phase.value,
+            iterations=progress.train.iterations,
+            epoch=place.epoch,
+            batch=place.batch,
+            pending=pending_in_words(progress),
+            sources="" if last is None else describe(last.sources),
+            metrics={} if last is None else last.metrics,
+            torn=progress.torn,
+            path=trainer.run.path,
+        )
+
+    def __repr__(self) -> str:
+        lines = [self.line]
+        if self.torn is not None:
+            lines.append(f"NOT WHOLE: {self.torn}")
+        lines.append("pending: " + (", ".join(self.pending) or "nothing"))
+        if self.sources:
+            figures = "  ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
+            lines.append(f"last batch: {self.sources}  {figures}")
+        lines.append(f"record: {self.path or 'none, nothing is written'}")
+        return "\n".join(lines)
+
+
+def _line(trainer: Trainer) -> str:
+    progress, place = trainer.progress, trainer.train.position
+    done, each = progress.train.iterations, trainer.train.batches
+    if progress.phase is Phase.DONE:
+        return f"done: {progress.train.epochs} epochs, {done} iterations"
+    at = f"epoch {place.epoch + 1}/{trainer.epochs}, batch {place.batch}/{each}, iteration {done}/{each * trainer.epochs}"
+    if progress.phase is Phase.VALIDATE and trainer.val is not None:
+        at += f", validating {progress.validation.batches}/{trainer.val.batches}"
+    return at
+
+
+def pending_in_words(progress: Progress) -> tuple[str, ...]:
+    """What waits for delivery, such as "on_train_batch_end of Count"."""
+    return tuple(
+        f"on_{task.event.name} of {task.callback}" if task.kind == "handler" else task.kind
+        for task in progress.pending
+    )

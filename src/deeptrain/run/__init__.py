@@ -1,0 +1,1 @@
+"""A run's place on disk: its directory and lock, its record, and whether a script still fits it."""

@@ -1,0 +1,81 @@
+"""`open_run`: a run's record, read without a trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deeptrain.checkpoint.store import CheckpointStore
+from deeptrain.control.journal import read_journal
+from deeptrain.state.history import History
+from deeptrain.state.tree import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from os import PathLike
+
+
+class RecordedRun:
+    """A run on disk, as of its newest whole checkpoint. Nothing is locked and nothing written.
+
+    Attributes:
+        path: The run's directory.
+        checkpoint: The checkpoint that was read.
+        state: The state tree.
+        info: What the checkpoint says of itself: iterations, epochs, phase, settings.
+        history: Every figure with its iterations.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not (path / "checkpoints").is_dir():
+            raise FileNotFoundError(
+                f"{path} holds no run: expected a directory such as runs/M1__name with checkpoints"
+            )
+        self.path = path
+        self.checkpoint, self.state, self.info, self.passed_over = CheckpointStore(
+            path / "checkpoints"
+        ).newest()
+        self.history = History()
+        self.history.load_state_dict(self.state["history"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The values that the script gave the run to keep."""
+        return dict(self.info["settings"]["config"])
+
+    @property
+    def digest(self) -> str:
+        """The hash of the state."""
+        return digest(self.state)
+
+    def describe(self) -> str:
+        """Where the run stands, in a few lines."""
+        newest = {name: self.history[name].values[-1] for name in self.history}
+        lines = [
+            f"{self.path}: {self.info['phase']}, {self.info['epochs']} epochs, {self.info['iterations']} iterations",
+            f"checkpoint  {self.checkpoint.name}  digest {self.digest}",
+            *(f"passed over {path}: {why}" for path, why in self.passed_over),
+            "newest      " + "  ".join(f"{name} {value:.4g}" for name, value in newest.items()),
+            *(f"pending     {task['kind']} {task['callback']}" for task in self.state["progress"]["pending"]),
+        ]
+        return "\n".join(lines)
+
+    def journal(self) -> Iterator[dict[str, Any]]:
+        """Everything that happened, line by line."""
+        return read_journal(self.path / "journal.jsonl")
+
+
+def open_run(path: str | PathLike[str]) -> RecordedRun:
+    """Read a run's record.
+
+    Args:
+        path: The run's directory, such as "runs/M1__mnist".
+
+    Raises:
+        FileNotFoundError: There is no run.
+        CheckpointError: None of its checkpoints is whole.
+
+    Example:
+        `open_run("runs/M1__mnist").history["val.accuracy"].values[-1]`
+    """
+    return RecordedRun(Path(path))

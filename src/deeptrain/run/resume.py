@@ -1,0 +1,172 @@
+"""Which run a script means, and whether it is still the script that the run was started with."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deeptrain.checkpoint.format import read_checkpoint
+from deeptrain.checkpoint.store import CheckpointStore
+from deeptrain.run.directory import RunDirectory
+from deeptrain.run.fingerprint import FingerprintMismatch, Mismatch, compare
+from deeptrain.state.progress import Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from os import PathLike
+
+    from deeptrain.trainer import Trainer
+
+    Hold = Callable[[RunDirectory], None]
+
+CHOICES = ("auto", "new", "keep", "take")
+LOADER = ("batch_size", "shuffle", "seed", "last", "group")
+
+
+@dataclass(slots=True)
+class Found:
+    """What was found to go on from.
+
+    Attributes:
+        state: The state to go on from, or None for a start from nothing.
+        info: What the checkpoint says of itself.
+        parent: Where the state is from, when that is another run.
+        passed_over: Newer checkpoints that were not whole, each with the reason.
+    """
+
+    state: dict[str, Any] | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+    parent: Path | None = None
+    passed_over: list[str] = field(default_factory=list)
+
+
+def find(runs: Path, name: str | None, resume: str | PathLike[str], epochs: int, hold: Hold) -> Found:
+    """Find the run to continue, or make a new one.
+
+    Args:
+        runs: The directory of runs.
+        name: The run's name.
+        resume: A choice, or the path of a run or a checkpoint.
+        epochs: How many epochs are asked for.
+        hold: Takes a run for this process; called before anything of it is read, so that nobody moves it on.
+
+    Raises:
+        ValueError: `resume` is neither a choice nor a path that holds a run or a checkpoint.
+    """
+    if resume == "new" or (name is None and resume == "auto"):
+        return _new(runs, name, hold)
+    if resume in CHOICES:
+        return _continue(runs, name, epochs, hold)
+    found = _from_path(Path(resume))
+    hold(RunDirectory.create(runs, name))
+    return found
+
+
+def _new(runs: Path, name: str | None, hold: Hold) -> Found:
+    hold(RunDirectory.create(runs, name))
+    return Found()
+
+
+def _continue(runs: Path, name: str | None, epochs: int, hold: Hold) -> Found:
+    if name is None:
+        raise ValueError('resume="keep" and "take" continue a run by its name: give the trainer name="..."')
+    known = RunDirectory.find(runs, name)
+    if not known:
+        return _new(runs, name, hold)
+    directory = RunDirectory(known[0])
+    hold(directory)
+    store = CheckpointStore(directory.path / "checkpoints")
+    if not store.paths():
+        return Found()  # it died before its first checkpoint, so nothing was trained
+    newest = store.newest()
+    if newest.info["phase"] == Phase.DONE.value and newest.info["epochs"] >= epochs:
+        directory.release()
+        return _new(runs, name, hold)
+    return Found(newest.tree, newest.info, None, _in_words(newest.passed_over))
+
+
+def _in_words(passed_over: list[tuple[Path, str]]) -> list[str]:
+    return [f"{where}: {why}" for where, why in passed_over]
+
+
+def _from_path(source: Path) -> Found:
+    if not source.is_dir():
+        near = difflib.get_close_matches(str(source), CHOICES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"resume={str(source)!r} is neither one of {CHOICES} nor the directory of a run or a checkpoint{hint}"
+        )
+    if (source / "checkpoints").is_dir():
+        newest = CheckpointStore(source / "checkpoints").newest()
+        return Found(newest.tree, newest.info, newest.path, _in_words(newest.passed_over))
+    state, info = read_checkpoint(source)
+    return Found(state, info, source)
+
+
+def reconcile(trainer: Trainer, found: Found, resume: str) -> Callable[[], None]:
+    """See that the script is the one that the run was started with, or do as was chosen.
+
+    Returns:
+        What is to be done once the state is loaded.
+
+    Raises:
+        FingerprintMismatch: They differ, and no choice was made or it cannot be carried out.
+    """
+    mismatches = compare(found.info["settings"], trainer.settings)
+    if not mismatches:
+        return _nothing
+    if resume == "keep":
+        return _keep(trainer, found, mismatches)
+    if resume == "take":
+        return _take(trainer, mismatches)
+    raise FingerprintMismatch(mismatches, trainer.run.path)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _keep(trainer: Trainer, found: Found, mismatches: list[Mismatch]) -> Callable[[], None]:
+    """Go on with the run's values, where they can be had."""
+    stay = [
+        m
+        for m in mismatches
+        if not _kept_by_state(m.path) and not _of_loader(m.path) and not m.path.startswith("config")
+    ]
+    if stay:
+        raise FingerprintMismatch(stay)
+    recorded = found.info["settings"]
+    trainer.settings = recorded
+    trainer.config = dict(recorded["config"])
+    trainer.train.adopt(recorded["data"]["train"])
+    if trainer.val is not None:
+        trainer.val.adopt(recorded["data"]["validation"])
+    return _nothing
+
+
+def _take(trainer: Trainer, mismatches: list[Mismatch]) -> Callable[[], None]:
+    """Go on with the script's values; those of the optimizer are set after the state is loaded."""
+    stay = [
+        m for m in mismatches if m.path.startswith(("step.model", "step.scheduler", "step.optimizer.class"))
+    ]
+    if stay:
+        raise FingerprintMismatch(stay)
+    optimizer: Any = getattr(trainer.learner, "optimizer", None)
+    changed = [m.path.split(".")[3:] for m in mismatches if _kept_by_state(m.path)]
+    wanted = [(int(path[0]), path[1], optimizer.param_groups[int(path[0])][path[1]]) for path in changed]
+
+    def finish() -> None:
+        for group, key, value in wanted:
+            optimizer.param_groups[group][key] = value
+
+    return finish
+
+
+def _kept_by_state(path: str) -> bool:
+    return path.startswith("step.optimizer.param_groups.")
+
+
+def _of_loader(path: str) -> bool:
+    return path.startswith("data.") and path.rpartition(".")[2] in LOADER

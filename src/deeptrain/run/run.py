@@ -1,0 +1,275 @@
+"""`Run`: a trainer's place on disk. It finds or makes the run, holds its lock, saves, and writes its record.
+
+runs/M3__mnist/
+    lock            held by the kernel for the process that trains
+    record/         how each start was made: script, git, settings, environment
+    journal.jsonl   a line for everything that happened
+    checkpoints/    000000, 000001, ...
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deeptrain.checkpoint.files import CheckpointError, write_json
+from deeptrain.checkpoint.format import read_checkpoint, write_checkpoint
+from deeptrain.checkpoint.store import CheckpointStore
+from deeptrain.control.interrupt import Interrupted, is_interactive
+from deeptrain.control.journal import Journal, last_iteration
+from deeptrain.introspect.suspects import attributes, changed, generators
+from deeptrain.introspect.trace import entry
+from deeptrain.run.record import write_start
+from deeptrain.run.resume import Found, find, reconcile
+from deeptrain.state import tree
+
+if TYPE_CHECKING:
+    import signal
+    from os import PathLike
+
+    from deeptrain.data.batch import Batch
+    from deeptrain.run.directory import RunDirectory
+    from deeptrain.trainer import Trainer
+
+# Runs that a trainer of this process holds: a second trainer on the same run takes over.
+_held: dict[Path, Run] = {}
+
+
+class TornStateError(RuntimeError):
+    """The state is not whole, because an exception came out of the middle of a commit or a load."""
+
+
+class Run:
+    """A trainer's run; with `path` None it has no place on disk and everything here does nothing.
+
+    Attributes:
+        path: The run's directory, or None.
+        proving: Whether `deeptrain prove` started the process: then every iteration is traced.
+        replay_until: Up to which count of iterations a process that died had come before.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.replay_until = 0
+        self.proving = False
+        self.taken_over = False
+        self._directory: RunDirectory | None = None
+        self._store: CheckpointStore | None = None
+        self._journal: Journal | None = None
+        self._found: Found | None = None
+        self._attributes: dict[str, str] = {}
+        self._seconds = float("inf")
+        self._saved_at = time.monotonic()
+        self._saved: object = None
+
+    @classmethod
+    def open(
+        cls,
+        trainer: Trainer,
+        *,
+        runs: str | PathLike[str] | None,
+        name: str | None,
+        resume: str | PathLike[str],
+    ) -> Run:
+        """Find the run that is to be continued or make a new one, and lock it."""
+        if runs is None:
+            return cls()
+        proving = "DEEPTRAIN_PROVE" in os.environ
+        name = name or ("prove" if proving else None)
+        run = cls()
+        run.proving = proving
+        place = Path(os.environ.get("DEEPTRAIN_RUNS", runs))
+        run._found = find(place, name, resume, trainer.epochs, run._take)
+        run._open_files(trainer)
+        return run
+
+    def _take(self, directory: RunDirectory) -> None:
+        """Lock a run for this trainer; a trainer of this process that holds it lets it go."""
+        other = _held.get(directory.path.resolve())
+        if other is not None:
+            other.taken_over = True
+            other.close()
+            warnings.warn(
+                f"another trainer of this process held {directory.path}; this one takes over", stacklevel=7
+            )
+        directory.lock()
+        self._directory, self.path = directory, directory.path
+        _held[directory.path.resolve()] = self
+
+    def _open_files(self, trainer: Trainer) -> None:
+        assert self.path is not None
+        self._store = CheckpointStore(self.path / "checkpoints", keep=trainer.checkpoints.keep)
+        self._journal = Journal(self.path / "journal.jsonl")
+        if trainer.checkpoints.every.unit == "seconds":
+            self._seconds = trainer.checkpoints.every.n
+        self._seconds = float(os.environ.get("DEEPTRAIN_CHECKPOINT_SECONDS", self._seconds))
+
+    def restore(self, trainer: Trainer, resume: str) -> None:
+        """Put the trainer where its run stands, and write down how it was started."""
+        found, self._found = self._found, None
+        if found is None:
+            return
+        try:
+            self._restore(trainer, found, resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _restore(self, trainer: Trainer, found: Found, resume: str) -> None:
+        assert self.path is not None
+        trainer.display.on_run(found, self.path)
+        if found.state is not None:
+            finish = reconcile(trainer, found, resume)
+            trainer.load_state_dict(found.state)
+            self._check_same(found.state, trainer)
+            finish()
+            if found.parent is None:
+                self.replay_until = last_iteration(self.path / "journal.jsonl")
+                self._saved = _position(trainer)
+        origin = {
+            "parent": None if found.parent is None else str(found.parent),
+            "passed_over": found.passed_over,
+        }
+        write_start(self.path, trainer.settings, trainer.config, origin, device=trainer.learner.device)
+        self.journal("start", at=trainer.progress.train.iterations, parent=origin["parent"])
+        trainer.display.on_restored(trainer, self.replay_until)
+
+    @staticmethod
+    def _check_same(saved: dict[str, Any], trainer: Trainer) -> None:
+        """Refuse a state that does not come back equal.
+
+        Raises:
+            ValueError: Loading it gave another state; the message names the paths.
+        """
+        present = trainer.state_dict()
+        if tree.digest(saved) == tree.digest(present):
+            return
+        if trainer.progress.phase.value != saved["progress"]["phase"]:
+            return  # more epochs were asked of a finished run
+        lines = "\n  ".join(str(d) for d in tree.diff(saved, present)[:10])
+        raise ValueError(
+            "the saved state was loaded and what is there now is not the same, so the run would not go on as it was:\n  "
+            f"{lines}\nsee that each part's load_state_dict takes over all that its state_dict gives"
+        )
+
+    # ------------------------------------------------------------------ saving
+
+    def begin(self, trainer: Trainer) -> None:
+        """Before the first iteration: save checkpoint 0, and see that it is equal to the state."""
+        if self.taken_over:
+            raise RuntimeError(f"another trainer of this process took over {self.path}: go on with that one")
+        if self.proving and not self._attributes:
+            self._attributes = attributes(trainer)
+        if self._store is None or self._saved is not None or self._store.paths():
+            return
+        self.save(trainer)
+        self._check_same(self._store.newest()[1], trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Commit a checkpoint of the present state."""
+        if self._store is None:
+            return
+        trainer.tell("save")
+        began = time.monotonic()
+        path = self._store.commit(trainer.state_dict(), self._info(trainer))
+        self._saved, self._saved_at = _position(trainer), time.monotonic()
+        seconds = round(self._saved_at - began, 4)
+        self.journal("checkpoint", at=trainer.progress.train.iterations, path=path.name, seconds=seconds)
+
+    @staticmethod
+    def _info(trainer: Trainer) -> dict[str, Any]:
+        progress = trainer.progress
+        return {
+            "iterations": progress.train.iterations,
+            "epochs": progress.train.epochs,
+            "phase": progress.phase.value,
+            "settings": trainer.settings,
+        }
+
+    def save_is_due(self) -> bool:
+        """Whether the clock asks for a checkpoint."""
+        return time.monotonic() - self._saved_at >= self._seconds
+
+    def save_on_the_way_out(self, trainer: Trainer, error: BaseException) -> None:
+        """Save what stops a script from going on; in a notebook the state stays in memory instead.
+
+        A failure to save is said and does not hide what stopped the run.
+        """
+        number: signal.Signals | int | None = getattr(error, "signal", None)
+        if isinstance(error, Interrupted):
+            self.journal("interrupt", at=trainer.progress.train.iterations, reason=error.reason)
+        else:
+            self.journal(
+                "exception", at=trainer.progress.train.iterations, reason=f"{type(error).__name__}: {error}"
+            )
+        from_outside = number is not None and number != 2  # noqa: PLR2004 - SIGINT
+        if is_interactive() and not from_outside:
+            return
+        if (
+            trainer.progress.torn is not None
+            or isinstance(error, CheckpointError)
+            or self._saved == _position(trainer)
+        ):
+            return
+        try:
+            self.save(trainer)
+        except Exception as failure:  # noqa: BLE001 - whatever it is, the first error is the one to show
+            sys.stderr.write(f"the state could not be saved on the way out: {failure}\n")
+
+    def write(self, trainer: Trainer, path: str | PathLike[str]) -> None:
+        """Write a checkpoint to a path of the user's."""
+        write_checkpoint(Path(path), trainer.state_dict(), self._info(trainer))
+
+    @staticmethod
+    def read(path: str | PathLike[str]) -> dict[str, Any]:
+        """The state of a checkpoint, or of a run's newest."""
+        path = Path(path)
+        state: dict[str, Any]
+        if (path / "checkpoints").is_dir():
+            state = CheckpointStore(path / "checkpoints").newest().tree
+        else:
+            state, _ = read_checkpoint(path)
+        return state
+
+    # ------------------------------------------------------------------ the journal
+
+    def journal(self, kind: str, **entry: Any) -> None:
+        """Write a line to the journal."""
+        if self._journal is not None:
+            self._journal.write(kind, **entry)
+
+    def on_iteration(self, at: int, batch: Batch, figures: dict[str, Any]) -> None:
+        """Write an iteration's line."""
+        if self._journal is not None:
+            self._journal.iteration(at, batch.epoch, batch.index, figures)
+
+    def trace(self, trainer: Trainer) -> None:
+        """Note what the last iteration saw and found, for `deeptrain prove`."""
+        assert trainer.last is not None
+        self.journal("trace", trace=entry(trainer, trainer.last))
+
+    def look_for_suspects(self, trainer: Trainer) -> None:
+        """At the end of a run that is put to the proof, note what could make another one differ."""
+        if self.proving and self.path is not None:
+            found = [*generators(trainer), *changed(self._attributes, attributes(trainer))]
+            write_json(self.path / "record" / "suspects.json", found)
+
+    def close(self) -> None:
+        """Let go of the lock and the journal."""
+        if self._directory is None or self.path is None:
+            return
+        if _held.get(self.path.resolve()) is self:
+            del _held[self.path.resolve()]
+        if self._journal is not None:
+            self._journal.close()
+        self._directory.release()
+        self._directory = self._store = self._journal = None
+
+
+def _position(trainer: Trainer) -> object:
+    progress = trainer.progress
+    return progress.train.iterations, progress.validation.batches, len(progress.pending), progress.phase

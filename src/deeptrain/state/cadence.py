@@ -1,0 +1,120 @@
+"""When something happens: `Every` n of a unit, and `At` a point counted from the run's beginning.
+
+Both look at completed counts, after each commit, so that a resumed run decides as an untouched one does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deeptrain.state.progress import TrainCount
+
+# What one commit may bring to completion; a cadence looks only at the counters that moved.
+ITERATION = ("iterations", "updates", "batches")
+EPOCH_END = (*ITERATION, "epochs")
+
+
+def _only_one(cadence: object, example: str) -> tuple[str, float]:
+    given = [(f.name, getattr(cadence, f.name)) for f in fields(cadence)]  # type: ignore[arg-type]
+    given = [(name, value) for name, value in given if value is not None]
+    kind = type(cadence).__name__
+    if len(given) != 1:
+        names = ", ".join(name for name, _ in given) or "none"
+        raise ValueError(f"{kind} takes exactly one unit, got {names}: write for example {example}")
+    name, value = given[0]
+    if name != "seconds" and (isinstance(value, bool) or not isinstance(value, int)):
+        raise TypeError(f"{kind}({name}=...) takes a whole number, got {value!r}")
+    return name, value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Every:
+    """Every n completed units of one kind, by the run's global counts.
+
+    `seconds` depends on the clock and may therefore trigger only what does not change the training: saving,
+    printing, reports.
+
+    Example:
+        >>> Every(batches=100)
+        Every(batches=100)
+    """
+
+    iterations: int | None = None
+    batches: int | None = None
+    updates: int | None = None
+    epochs: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        unit, n = _only_one(self, "Every(epochs=1)")
+        if not n > 0:
+            raise ValueError(f"Every({unit}={n}) would never come: give a number above 0")
+
+    def __repr__(self) -> str:
+        return f"Every({self.unit}={self.n})"
+
+    @property
+    def unit(self) -> str:
+        """The unit that is counted, for example "batches"."""
+        return _only_one(self, "")[0]
+
+    @property
+    def n(self) -> float:
+        """How many of the unit lie between two occasions."""
+        return _only_one(self, "")[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class At:
+    """A point of a run: that many completed units, counted from the run's beginning.
+
+    Example:
+        >>> At(epoch=2)
+        At(epoch=2)
+    """
+
+    iteration: int | None = None
+    batch: int | None = None
+    update: int | None = None
+    epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        unit, n = _only_one(self, "At(epoch=2)")
+        if n < 0:
+            raise ValueError(f"At({unit}={n}) lies before the run's beginning: give 0 or more")
+
+    def __repr__(self) -> str:
+        unit, n = _only_one(self, "")
+        return f"At({unit}={n})"
+
+    @property
+    def target(self) -> tuple[str, int]:
+        """The counter that is looked at and the count that it must have come to."""
+        unit, n = _only_one(self, "")
+        return "batches" if unit == "batch" else unit + "s", int(n)
+
+    def reached(self, done: TrainCount) -> bool:
+        """Whether the run has come to this point or past it."""
+        counter, n = self.target
+        return bool(getattr(done, counter) >= n)
+
+
+class Due:
+    """One `Every`, prepared to be asked after each commit at the cost of a dictionary look-up.
+
+    Args:
+        every: The cadence; None is never due. A cadence in seconds is never due here: it has its own clock.
+    """
+
+    __slots__ = ("n", "unit")
+
+    def __init__(self, every: Every | None) -> None:
+        by_count = every is not None and every.unit != "seconds"
+        self.unit = every.unit if every is not None and by_count else ""
+        self.n = int(every.n) if every is not None and by_count else 1
+
+    def __call__(self, done: TrainCount, moved: tuple[str, ...]) -> bool:
+        """Whether the commit that moved these counters brought the occasion."""
+        return self.unit in moved and getattr(done, self.unit) % self.n == 0

@@ -1,0 +1,134 @@
+"""The `Step` protocol: what the trainer asks of the thing that learns.
+
+A step is two halves. `compute` works out everything (forward, loss, backward) and may be aborted and repeated:
+the trainer puts back the random streams, the buffers of the step's modules and, through `discard`, the
+gradients. `apply` makes it count (the optimizer's step) and is never interrupted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from torch import nn
+
+    from deeptrain.data.batch import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """How much a whole run will do, for schedulers that ask.
+
+    Attributes:
+        iterations: Calls of the step.
+        batches: Batches.
+        updates: Optimizer steps.
+        epochs: Passes over the train order.
+    """
+
+    iterations: int
+    batches: int
+    updates: int
+    epochs: int
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What `compute` or `evaluate` found out about one batch.
+
+    Attributes:
+        loss: A tensor of shape (), detached; None where a step has no single loss.
+        predictions: What the model gave, detached; any nesting of tensors, or None.
+        metrics: Further figures, each a number or a tensor of one element.
+    """
+
+    loss: torch.Tensor | None
+    predictions: Any = None
+    metrics: Mapping[str, float | torch.Tensor] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Step(Protocol):
+    """What the trainer asks of the thing that learns. `SupervisedStep` is the one for most uses.
+
+    Attributes:
+        device: Where it computes; the device's random stream joins the state.
+    """
+
+    device: torch.device
+
+    def prepare(self, totals: Totals) -> None:
+        """Build what needs to know the length of the run; called once, before any state is restored."""
+
+    def bind(self, begin_commit: Callable[[], None]) -> None:
+        """Take a function to be called where `compute` itself begins to change what cannot be put back."""
+
+    def compute(self, batch: Batch) -> Outcome:
+        """Work out one iteration, changing nothing but gradients, buffers and random streams."""
+
+    def discard(self) -> None:
+        """Forget what `compute` left behind, down to the gradients there were before it."""
+
+    def apply(self) -> None:
+        """Make the computed iteration count. Never aborted; an exception in here tears the state."""
+
+    def end_epoch(self) -> None:
+        """An epoch's last iteration was applied; part of that commit."""
+
+    def end_validation(self, key: float | None) -> None:
+        """A validation pass ended with this key figure; part of that commit."""
+
+    def evaluate(self, batch: Batch) -> Outcome:
+        """Loss and predictions in evaluation mode, without gradients; training flags are put back."""
+
+    def loss_over(self, predictions: Any, targets: Any) -> float | None:
+        """The loss over a whole validation pass, or None where there is none."""
+
+    def modules(self) -> Iterable[nn.Module]:
+        """The modules whose buffers `compute` may change."""
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values that describe how the step was made, for the run's fingerprint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step's part of the state tree; its keys stand at the tree's top."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a saved state."""
+
+
+def figures_of(outcome: Outcome) -> dict[str, float | torch.Tensor]:
+    """The outcome's figures by name, the loss first; those on the CPU as floats, others left where they are.
+
+    Raises:
+        ValueError: A figure is not one number; the message names it.
+    """
+    figures: dict[str, float | torch.Tensor] = {}
+    if outcome.loss is not None:
+        figures["loss"] = outcome.loss.item() if outcome.loss.device.type == "cpu" else outcome.loss
+    for name, value in outcome.metrics.items():
+        figures[name] = figure(name, value)
+    return figures
+
+
+def figure(name: str, value: Any) -> float | torch.Tensor:
+    """A metric's value as a float, or as a tensor of one element where it is not on the CPU.
+
+    Raises:
+        ValueError: It is not one number; the message names the metric.
+    """
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        return value.item() if value.device.type == "cpu" else value.detach()
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+        raise ValueError(
+            f"the metric {name!r} gave a {type(value).__name__}{shape}, expected one number: "
+            "return a float or a tensor of one element"
+        ) from error

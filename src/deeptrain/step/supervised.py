@@ -1,0 +1,231 @@
+"""`SupervisedStep`: predictions, a loss, its gradient, an optimizer, and perhaps a scheduler and metrics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from deeptrain.data.batch import map_tensors
+from deeptrain.step.base import Outcome, Totals
+from deeptrain.step.parts import (
+    default_device,
+    evaluating,
+    load_module_extra,
+    load_optimizer,
+    module_extra,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from torch.optim import Optimizer
+
+    from deeptrain.data.batch import Batch
+
+Unit = Literal["updates", "epochs", "validations"]
+
+
+class SupervisedStep:
+    """One update on a loss of predictions and targets.
+
+    Args:
+        model: The module; `model(inputs)` gives the predictions. It is moved to the device.
+        loss: `loss(predictions, targets)` gives a tensor of shape (). A module's buffers and parameters are
+            part of the state.
+        optimizer: An optimizer over the model's parameters.
+        scheduler: A torch scheduler over that optimizer, or a function of `(optimizer, totals)` that makes
+            one; `totals` is a `Totals` of the whole run, for schedulers such as OneCycleLR that need it.
+        scheduler_by: When the scheduler steps. By default after each update, and `ReduceLROnPlateau` after
+            each validation, on the key metric.
+        metrics: Train metrics by name: functions of `(predictions, targets)`, computed on the outputs that
+            are there anyway, without gradients.
+        device: Where to compute. By default the accelerator if there is one, else the CPU.
+
+    Raises:
+        ValueError: The optimizer holds none of the model's parameters, or the scheduler another optimizer.
+
+    Example:
+        >>> model = nn.Linear(4, 2)
+        >>> step = SupervisedStep(model, loss=nn.CrossEntropyLoss(), optimizer=torch.optim.SGD(model.parameters(), 0.1))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        loss: Callable[[Any, Any], torch.Tensor],
+        optimizer: Optimizer,
+        scheduler: LRScheduler
+        | ReduceLROnPlateau
+        | Callable[[Optimizer, Totals], LRScheduler | ReduceLROnPlateau]
+        | None = None,
+        scheduler_by: Unit | None = None,
+        metrics: Mapping[str, Callable[[Any, Any], float | torch.Tensor]] | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.device = default_device() if device is None else torch.device(device)
+        self.model = model.to(self.device)
+        self.loss = loss.to(self.device) if isinstance(loss, nn.Module) else loss
+        self.optimizer = optimizer
+        self.metrics = dict(metrics or {})
+        self.scheduler: Any = None if callable(scheduler) and not hasattr(scheduler, "step") else scheduler
+        self._make_scheduler: Any = scheduler if self.scheduler is None else None
+        self._scheduler_by = scheduler_by
+        self._away = self.device.type != "cpu"
+        self._parameters = list(model.parameters())
+        _check_optimizer(model, optimizer)
+
+    def prepare(self, totals: Totals) -> None:
+        """Make the scheduler, where a factory was given. See `Step`."""
+        if self._make_scheduler is not None:
+            self.scheduler = self._make_scheduler(self.optimizer, totals)
+        if self.scheduler is None:
+            return
+        if not hasattr(self.scheduler, "step"):
+            raise TypeError(
+                f"scheduler={_name(self._make_scheduler)} returned a {type(self.scheduler).__name__}, expected a "
+                "torch scheduler: write scheduler=lambda optimizer, totals: OneCycleLR(optimizer, ...)"
+            )
+        if getattr(self.scheduler, "optimizer", self.optimizer) is not self.optimizer:
+            raise ValueError("the scheduler drives another optimizer than the one given to SupervisedStep")
+        if self._scheduler_by is None:
+            self._scheduler_by = "validations" if isinstance(self.scheduler, ReduceLROnPlateau) else "updates"
+
+    def bind(self, begin_commit: Callable[[], None]) -> None:
+        """Nothing in `compute` needs it here. See `Step`."""
+
+    def compute(self, batch: Batch) -> Outcome:
+        """Forward, loss and backward. See `Step`.
+
+        Raises:
+            ValueError: The loss is not a scalar.
+        """
+        inputs, targets = self._place(batch)
+        predictions = self.model(inputs)
+        loss = self.loss(predictions, targets)
+        if loss.dim():
+            raise ValueError(
+                f"the loss has shape {tuple(loss.shape)}, expected a scalar of shape (): "
+                f"give {_name(self.loss)} a reduction such as 'mean', or return loss.mean()"
+            )
+        loss.backward()
+        predictions = _detach(predictions)
+        if not self.metrics:
+            return Outcome(loss.detach(), predictions)
+        with torch.no_grad():
+            metrics = {name: metric(predictions, targets) for name, metric in self.metrics.items()}
+        return Outcome(loss.detach(), predictions, metrics)
+
+    def discard(self) -> None:
+        """Drop the gradients: between two updates there are none. See `Step`."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def apply(self) -> None:
+        """The optimizer's step, and the scheduler's. See `Step`."""
+        self.optimizer.step()
+        for parameter in self._parameters:
+            parameter.grad = None
+        if self._scheduler_by == "updates":
+            self.scheduler.step()
+
+    def end_epoch(self) -> None:
+        """Step a scheduler that goes by epochs. See `Step`."""
+        if self._scheduler_by == "epochs" and self.scheduler is not None:
+            self.scheduler.step()
+
+    def end_validation(self, key: float | None) -> None:
+        """Step a scheduler that goes by validations. See `Step`."""
+        if self._scheduler_by != "validations" or self.scheduler is None:
+            return
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(float("nan") if key is None else key)
+        else:
+            self.scheduler.step()
+
+    def evaluate(self, batch: Batch) -> Outcome:
+        """Predictions and loss in evaluation mode. See `Step`."""
+        with evaluating(self.modules()):
+            inputs, targets = self._place(batch)
+            predictions = self.model(inputs)
+            return Outcome(self.loss(predictions, targets), predictions)
+
+    def loss_over(self, predictions: Any, targets: Any) -> float | None:
+        """The loss over predictions and targets of a whole pass, in one call. See `Step`."""
+        with evaluating(self.modules()):
+            return float(self.loss(self._to_device(predictions), self._to_device(targets)))
+
+    def modules(self) -> Iterable[nn.Module]:
+        """The model, and the loss where it is a module. See `Step`."""
+        return (self.model, self.loss) if isinstance(self.loss, nn.Module) else (self.model,)
+
+    def _place(self, batch: Batch) -> tuple[Any, Any]:
+        if self._away:
+            return self._to_device(batch.inputs), self._to_device(batch.targets)
+        return batch.inputs, batch.targets
+
+    def _to_device(self, tensors: Any) -> Any:
+        return map_tensors(tensors, lambda t: t.to(self.device, non_blocking=True))
+
+    def settings(self) -> dict[str, Any]:
+        """The parameters' shapes and how the other parts were made. See `Step`."""
+        groups = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
+        return {
+            "model": {name: f"{p.dtype} {list(p.shape)}" for name, p in self.model.named_parameters()},
+            "loss": _name(self.loss),
+            "optimizer": {"class": type(self.optimizer).__name__, "param_groups": groups},
+            "scheduler": None if self.scheduler is None else type(self.scheduler).__name__,
+            "scheduler_by": self._scheduler_by,
+            "metrics": sorted(self.metrics),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """`model`, `model_extra`, `optimizer`, and `scheduler` and `loss` where they have a state. See `Step`."""
+        state: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "model_extra": module_extra(self.model),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        if self.scheduler is not None:
+            state["scheduler"] = self.scheduler.state_dict()
+        if isinstance(self.loss, nn.Module):
+            state["loss"] = {"state": self.loss.state_dict(), "extra": module_extra(self.loss)}
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave. See `Step`."""
+        self.model.load_state_dict(state["model"])
+        load_module_extra(self.model, state["model_extra"])
+        if isinstance(self.loss, nn.Module):
+            self.loss.load_state_dict(state["loss"]["state"])
+            load_module_extra(self.loss, state["loss"]["extra"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        # After the scheduler: some of them write to the optimizer when they load.
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.discard()
+
+
+def _detach(tree: Any) -> Any:
+    return tree.detach() if isinstance(tree, torch.Tensor) else map_tensors(tree, torch.Tensor.detach)
+
+
+def _name(thing: Any) -> str:
+    """How a part is called in messages and in the fingerprint: its repr where that says how it was made."""
+    if isinstance(thing, nn.Module):
+        return " ".join(repr(thing).split())
+    return getattr(thing, "__qualname__", type(thing).__qualname__)
+
+
+def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
+    known = {id(p) for p in model.parameters()}
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    if not any(id(p) in known for p in held):
+        raise ValueError(
+            f"the optimizer {type(optimizer).__name__} holds {len(held)} parameters and none of them is of the model "
+            f"{type(model).__name__}: make it with {type(optimizer).__name__}(model.parameters(), ...), from the model "
+            "that is given here"
+        )

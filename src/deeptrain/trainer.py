@@ -1,0 +1,618 @@
+"""The trainer: the loop as an explicit state machine, and the verbs that drive it.
+
+    until done:
+        if something is pending:                  # left by the last commit, in a fixed order
+            deliver it                            # a handler; one batch of a validation; a checkpoint
+        else:
+            fetch     the batch at the cursor     # repeatable, moves nothing
+            compute   forward, loss, backward     # may be aborted: buffers, streams, gradients go back
+            commit    optimizer, counters,        # never interrupted
+                      history, what is pending
+        between any two of these: a safe point    # pause, save, look, change
+
+Everything that decides what comes next is part of the state, so a trainer that loads a state goes on exactly
+where the one that saved it stood, even between two handlers of one event or in the middle of a validation.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from deeptrain.callbacks.base import Event, Handlers
+from deeptrain.callbacks.display import Display
+from deeptrain.checkpoint.settings import Checkpoints
+from deeptrain.control.interrupt import Interrupts, end_by_signal_if_uncaught
+from deeptrain.evaluation.validation import Pass, Validation
+from deeptrain.integrations.torch_loader import as_feed
+from deeptrain.introspect.info import Info
+from deeptrain.run.record import plain
+from deeptrain.run.run import Run, TornStateError
+from deeptrain.state import tree
+from deeptrain.state.cadence import EPOCH_END, ITERATION, At, Due
+from deeptrain.state.history import History
+from deeptrain.state.progress import Phase, Progress, Task, check_version
+from deeptrain.state.randomness import Streams
+from deeptrain.step.base import Outcome, Step, Totals, figures_of
+from deeptrain.step.function import FunctionStep
+from deeptrain.step.parts import put_back, training_flags
+from deeptrain.step.rollback import Rollback
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Iterator, Sequence
+    from os import PathLike
+
+    import numpy as np
+    from torch.utils.data import DataLoader
+
+    from deeptrain.callbacks.base import Callback
+    from deeptrain.data.batch import Batch
+    from deeptrain.data.loader import BatchLoader
+
+VERSION = 1
+_BOTH_ENDS = ("train_iter_end", "train_batch_end")
+
+
+class Trainer:
+    """Trains a step on data, and can be stopped, looked at, saved and continued at any moment.
+
+    Args:
+        step: How the model learns from a batch: a `SupervisedStep`, anything on the `Step` protocol, or a
+            function `batch -> loss | dict` that does a whole iteration.
+        train: The training data: a `BatchLoader`, or a torch `DataLoader` over a map-style dataset.
+        validation: What to validate on, how and when.
+        epochs: How many passes over the training data the whole run makes.
+        name: The run's name. The same name again continues its unfinished run.
+        config: Values of your own to keep with the run; part of what must match when it is continued.
+        runs: The directory of runs; None writes nothing.
+        resume: "auto" continues the newest unfinished run of this name, "new" starts another one. Where the
+            script has changed since, "keep" goes on with the run's values and "take" with the script's. The
+            path of a run or a checkpoint starts a new run from there.
+        checkpoints: When to save, and how many to keep.
+        callbacks: Instances of `Callback`, called in this order.
+        verbosity: 0 prints nothing, 1 epochs and a live line, 2 also each batch with its sets; or a `Display`.
+
+    Raises:
+        ValueError, TypeError: Something does not fit together; the message names it. Nothing was trained.
+        FingerprintMismatch: The script is not the one that the run was started with.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 1)
+        >>> step = SupervisedStep(model, loss=torch.nn.MSELoss(), optimizer=torch.optim.SGD(model.parameters(), 0.1))
+        >>> train = BatchLoader(Arrays(torch.rand(8, 2), torch.rand(8, 1)), batch_size=4)
+        >>> trainer = Trainer(step, train, epochs=3, runs=None, verbosity=0)
+        >>> trainer.fit(until=At(epoch=1))
+        >>> trainer.fit()
+    """
+
+    def __init__(
+        self,
+        step: Step | Callable[[Batch], Any],
+        train: BatchLoader | DataLoader[Any],
+        *,
+        validation: Validation | None = None,
+        epochs: int = 1,
+        name: str | None = None,
+        config: dict[str, Any] | None = None,
+        runs: str | PathLike[str] | None = "runs",
+        resume: str | PathLike[str] = "auto",
+        checkpoints: Checkpoints | None = None,
+        callbacks: Sequence[Callback] = (),
+        verbosity: int | Display = 1,
+    ) -> None:
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+            raise ValueError(f"epochs={epochs!r}: expected a whole number of passes from 1 up")
+        if validation is not None and validation.loader is train:
+            raise ValueError(
+                "the train loader is the validation's loader too: make a second one, each has its place"
+            )
+        self.seed = torch.initial_seed()
+        self.learner: Step = step if isinstance(step, Step) else FunctionStep(step)
+        self.streams = Streams(self.learner.device)
+        self.train = as_feed(train, self.seed)
+        self.validation = validation
+        self.val = None if validation is None else as_feed(validation.loader, self.seed)
+        self.epochs = epochs
+        self.config = dict(config or {})
+        self.checkpoints = checkpoints or Checkpoints()
+        self.handlers = Handlers(callbacks)
+        self.display = verbosity if isinstance(verbosity, Display) else Display(verbosity)
+        self.progress = Progress()
+        self.history = History()
+        self.last: Event | None = None
+
+        self._interrupts = Interrupts()
+        self._started = self._committing = False
+        self._handling: tuple[str, dict[str, Any], list[Any]] | None = None
+        self._pass: Pass | None = None
+        self._validate_due = Due(None if validation is None else validation.every)
+        self._checkpoint_due = Due(self.checkpoints.every)
+        self._heard = bool(self.handlers.calls["train_iter_end"] or self.handlers.calls["train_batch_end"])
+
+        self.learner.prepare(self._totals())
+        self.learner.bind(self._begin_commit)
+        self._rollback = Rollback(self.streams, self.learner.modules())
+        self.settings: dict[str, Any] = plain(self._settings())
+        self.run = Run.open(self, runs=runs, name=name, resume=resume)
+        self.run.restore(self, str(resume))
+
+    # ------------------------------------------------------------------ verbs that run
+
+    def fit(self, until: At | None = None) -> None:
+        """Train to the end of the last epoch, or to a point counted from the run's beginning.
+
+        Returns only when that is reached; every other way to stop is an exception.
+
+        Raises:
+            Interrupted: A signal or `pause()` stopped it. The state is whole: call `fit()` again.
+            TornStateError: An exception tore the state earlier; load a checkpoint first.
+        """
+        counter, goal = ("epochs", self.epochs + 1) if until is None else until.target
+        self._go(counter, goal)
+
+    def step(self, iterations: int = 1) -> None:
+        """Make that many train iterations, with everything that follows from them."""
+        self.fit(until=At(iteration=self.progress.train.iterations + iterations))
+
+    def __iter__(self) -> Iterator[Event]:
+        """Drive the run yourself: yields each train iteration after its events are delivered.
+
+        Between two of them the trainer rests: signals go where they went before, and every verb may be used.
+        """
+        try:
+            while self.progress.phase is not Phase.DONE:
+                goal = self.progress.train.iterations + 1
+                self._go("iterations", goal, stop=False)
+                if self.progress.train.iterations >= goal and self.last is not None:
+                    yield self.last
+        finally:
+            self._stop()
+
+    def validate(self) -> dict[str, float]:
+        """Validate now, whole, and leave nothing behind: no record, no events, no random number drawn.
+
+        Returns:
+            The figures by name.
+        """
+        if self.validation is None or self.val is None:
+            raise ValueError("this trainer has no validation: give it validation=dt.Validation(loader, ...)")
+        place, key = self.val.position, (self.seed, "validate", self.progress.validation.passes)
+        whole = Pass(self.validation, self.val, self.learner, self.streams, key)
+        try:
+            whole.catch_up(self.val.batches)
+            return whole.figures()
+        finally:
+            self.val.seek(epoch=place.epoch, batch=place.batch)
+
+    def pause(self, reason: str = "a pause was requested") -> bool:
+        """Ask the running trainer to stop at the next safe point; from a handler or from any thread.
+
+        `fit()` then raises `Interrupted`.
+
+        Returns:
+            False where nothing is running.
+        """
+        return self._interrupts.request(reason)
+
+    # ------------------------------------------------------------------ the loop
+
+    def _go(self, counter: str, goal: int, *, stop: bool = True) -> None:
+        """Run until a counter has come to a count, or to the run's end."""
+        with self._interrupts:
+            try:
+                self._start()
+                while self.progress.phase is not Phase.DONE and not self._rests_at(counter, goal):
+                    self._advance()
+            except BaseException as error:
+                self.run.save_on_the_way_out(self, error)
+                raise
+            finally:
+                if stop:
+                    self._stop()
+
+    def _start(self) -> None:
+        """What is checked and told before the first transition; nothing where the trainer was started already."""
+        self._refuse_torn()
+        if self._started:
+            return
+        self._refuse_unclaimed()
+        end_by_signal_if_uncaught()
+        self.run.begin(self)
+        self._started = True
+        self.tell("start")
+
+    def _stop(self) -> None:
+        """What is told after the last transition."""
+        if self._started:
+            self._started = False
+            self.display.on_stop(self)
+            self.tell("stop")
+
+    def _rests_at(self, counter: str, goal: int) -> bool:
+        return (
+            getattr(self.progress.train, counter) >= goal
+            and not self.progress.pending
+            and not self._is_complete()
+        )
+
+    def _is_complete(self) -> bool:
+        return self.progress.train.epochs >= self.epochs
+
+    def _advance(self) -> None:
+        """Go from one safe point to the next."""
+        if self._interrupts.requested is not None:
+            raise self._interrupts.exception(Info.of(self).line)
+        if self.progress.pending:
+            self._deliver(self.progress.pending[0])
+        elif self._is_complete():
+            self._finish()
+        else:
+            self._iterate()
+
+    def _iterate(self) -> None:
+        """Fetch and compute, which can be undone; then commit."""
+        self._rollback.capture()
+        self._commit(*self._interrupts.abortably(self._compute, self._undo))
+
+    def _compute(self) -> tuple[Batch, Outcome, dict[str, Any]]:
+        batch = self.train.fetch()
+        outcome = self.learner.compute(batch)
+        return batch, outcome, figures_of(outcome)
+
+    def _begin_commit(self) -> None:
+        """The step changes from here on what cannot be put back: it is not to be interrupted any more."""
+        self._interrupts.abortable = False
+        self._committing = True
+
+    def _undo(self, error: BaseException) -> None:
+        """Go back to before the computation, or say that there is no way back."""
+        if self._committing:
+            self._tear("the step", error)
+        else:
+            self.learner.discard()
+            self._rollback.restore()
+
+    def _commit(self, batch: Batch, outcome: Outcome, figures: dict[str, Any]) -> None:
+        """Make an iteration count. An exception in here tears the state."""
+        done = self.progress.train
+        moved: tuple[str, ...] = ITERATION
+        try:
+            self.learner.apply()
+            if self.train.advance():
+                moved = EPOCH_END
+                done.epochs += 1
+                self.learner.end_epoch()
+            done.iterations += 1
+            done.batches += 1
+            done.updates += 1
+            self.history.add(done.iterations, figures, "train.")
+            self.run.on_iteration(done.iterations, batch, figures)
+            self._raise_train_events(batch, outcome, figures, moved)
+        except BaseException as error:
+            self._tear("the commit", error)
+            raise
+        self._committing = False
+        if self.run.proving:
+            self.run.trace(self)
+        self.display.on_iteration(self)
+
+    def _tear(self, what: str, error: BaseException) -> None:
+        self._committing = False
+        at = self.progress.train.iterations
+        self.progress.torn = f"{what} of iteration {at + 1} was cut short by {type(error).__name__}: {error}"
+
+    def _raise_train_events(
+        self, batch: Batch, outcome: Outcome, figures: dict[str, Any], moved: tuple[str, ...]
+    ) -> None:
+        """Put on the list what follows from a commit, in the one order that there is."""
+        done, pending = self.progress.train, self.progress.pending
+        names = _BOTH_ENDS if moved is ITERATION else (*_BOTH_ENDS, "train_epoch_end")
+        follow: list[Literal["validation", "checkpoint"]] = []
+        if self._validate_due(done, moved):
+            follow.append("validation")
+        if self._checkpoint_due(done, moved):
+            follow.append("checkpoint")
+        coincides = (*names, *follow) if follow else names
+        replaying = done.iterations <= self.run.replay_until
+        self.last = Event(
+            "train_iter_end",
+            done.iterations,
+            batch.epoch,
+            batch,
+            outcome.predictions,
+            figures,
+            coincides,
+            replaying,
+        )
+        if self._heard or moved is EPOCH_END:
+            self._put_handlers(names, self.last)
+        for kind in follow:
+            pending.append(Task(kind))
+        if "checkpoint" not in follow and self.run.save_is_due():
+            pending.append(Task("checkpoint"))
+
+    def _put_handlers(self, names: Sequence[str], event: Event, *, first: bool = False) -> None:
+        """Put an event's handlers on the list: at its end, or before everything else."""
+        tasks = [
+            Task("handler", event.named(name), callback)
+            for name in names
+            for callback in self.handlers.calls[name]
+        ]
+        if first:
+            self.progress.pending.extendleft(reversed(tasks))
+        else:
+            self.progress.pending.extend(tasks)
+
+    def _deliver(self, task: Task) -> None:
+        if task.kind == "handler":
+            self._handle(task)
+        elif task.kind == "validation":
+            self._validate()
+        else:
+            self._save_pending(task)
+
+    def _handle(self, task: Task) -> None:
+        """Call one handler; if it does not come to its end, put back its declared state and the streams."""
+        callback, event = self.handlers.by_name[task.callback], task.event
+        state, place = copy.deepcopy(callback.state_dict()), self.streams.capture()
+        in_validation = event.name.startswith("val_")
+
+        def call() -> None:
+            self._handling = (task.callback, state, place)
+            if in_validation:
+                self.streams.seed(
+                    *self._pass_key(), self.progress.validation.batches, event.name, task.callback
+                )
+            self.handlers.calls[event.name][task.callback](self, event)
+
+        def undo(_: BaseException) -> None:
+            self._handling = None
+            self.streams.restore(place)
+            callback.load_state_dict(copy.deepcopy(state))
+
+        self._interrupts.abortably(call, undo)
+        self._handling = None
+        if in_validation:
+            self.streams.restore(place)
+        self.progress.pending.popleft()
+
+    # ------------------------------------------------------------------ validation
+
+    def _pass_key(self) -> tuple[int | str, ...]:
+        return (self.seed, "validation", self.progress.validation.passes)
+
+    def _validate(self) -> None:
+        """Do the next piece of the validation under way: one batch, or the figures of the whole pass."""
+        self._rollback.capture()
+        flags = training_flags(self.learner.modules())
+
+        def undo(_: BaseException) -> None:
+            put_back(flags)
+            self._rollback.restore()
+
+        commit = self._interrupts.abortably(self._validate_piece, undo)
+        try:
+            commit()
+        except BaseException as error:
+            self._tear("the validation after", error)
+            raise
+
+    def _validate_piece(self) -> Callable[[], None]:
+        """Compute one piece, and say how it is to be committed."""
+        assert self.validation is not None
+        assert self.val is not None
+        if self._pass is None:
+            begun = Pass(self.validation, self.val, self.learner, self.streams, self._pass_key())
+            begun.catch_up(self.progress.validation.batches)
+            self._pass = begun
+        if self._pass.done < self.val.batches:
+            return partial(self._end_validation_batch, self._pass, *self._pass.evaluate())
+        return partial(self._end_validation, self.validation, self._pass.figures())
+
+    def _end_validation_batch(self, run: Pass, batch: Batch, outcome: Outcome) -> None:
+        self.progress.phase = Phase.VALIDATE
+        run.gather(batch, outcome)
+        self.progress.validation.batches += 1
+        done, names = self.progress.train, ("val_iter_end", "val_batch_end")
+        event = Event(
+            names[0], done.iterations, batch.epoch, batch, outcome.predictions, figures_of(outcome), names
+        )
+        self._put_handlers(names, event, first=True)
+
+    def _end_validation(self, validation: Validation, figures: dict[str, float]) -> None:
+        at = self.progress.train.iterations
+        self._pass = None
+        self.progress.phase = Phase.TRAIN
+        self.progress.validation.passes += 1
+        self.progress.validation.batches = 0
+        self.progress.pending.popleft()
+        self.learner.end_validation(figures.get(validation.key_metric))
+        self.history.add(at, figures, "val.")
+        self.run.journal("validation", at=at, figures=figures)
+        replaying = at <= self.run.replay_until
+        event = Event(
+            "val_end", at, self.progress.train.epochs, None, None, dict(figures), ("val_end",), replaying
+        )
+        self._put_handlers(("val_end",), event, first=True)
+        self.display.on_validation(self, figures)
+
+    # ------------------------------------------------------------------ saving, loading, looking
+
+    def _save_pending(self, task: Task) -> None:
+        """Save with the task taken off the list, so that what is saved goes on behind it."""
+        self.progress.pending.popleft()
+        try:
+            self.run.save(self)
+        except BaseException:
+            self.progress.pending.appendleft(task)
+            raise
+
+    def _finish(self) -> None:
+        """The last transition: the run is done."""
+        self.progress.phase = Phase.DONE
+        try:
+            self.run.save(self)
+        except BaseException:
+            self.progress.phase = Phase.TRAIN
+            raise
+        self.run.look_for_suspects(self)
+        self.display.on_done(self)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a checkpoint of the present state to a directory that does not exist yet.
+
+        Raises:
+            TornStateError: The state is not whole.
+            FileExistsError: There is something at that path.
+        """
+        self._refuse_torn()
+        self.tell("save")
+        self.run.write(self, path)
+
+    def load(self, path: str | PathLike[str]) -> None:
+        """Go to the state of a checkpoint, or of a run's newest one.
+
+        Raises:
+            CorruptCheckpoint: Its bytes are not those that were written.
+            ValueError: It is of another model or of other data; the message names the paths.
+        """
+        self.load_state_dict(self.run.read(path))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides how the run goes on, as one tree. Tensors are the live ones, not copies.
+
+        Inside a handler this is the state in which the handler has not been called yet, so that it will be.
+        """
+        callbacks, place = self.handlers.state_dict(), None
+        if self._handling is not None:
+            name, callbacks[name], place = self._handling
+        data = {"train": self.train.state_dict()}
+        if self.val is not None:
+            # Its cursor is progress.validation.batches.
+            data["validation"] = {"settings": self.val.settings()}
+        return {
+            "version": VERSION,
+            "seed": self.seed,
+            "progress": self.progress.state_dict(),
+            **self.learner.state_dict(),
+            "data": data,
+            "random": self.streams.state_dict(place),
+            "history": self.history.state_dict(),
+            "callbacks": callbacks,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved state. If that fails in the middle, the trainer refuses to train until a load succeeds.
+
+        Raises:
+            ValueError: It is of another version, model, data or set of callbacks; the message names it.
+        """
+        check_version("Trainer", state, VERSION)
+        self.progress.torn = "a load was cut short"
+        self.handlers.check(state["callbacks"])
+        self.learner.load_state_dict(state)
+        self.handlers.load_state_dict(state["callbacks"])
+        self.history.load_state_dict(state["history"])
+        self.train.load_state_dict(state["data"]["train"])
+        self.seed = state["seed"]
+        self._pass = None
+        self._restore_progress(state["progress"])
+        # Last, because whatever is built above may draw from them.
+        self.streams.load_state_dict(state["random"])
+        self.tell("load")
+
+    def _restore_progress(self, state: dict[str, Any]) -> None:
+        progress = Progress()
+        progress.load_state_dict(state)
+        for task in progress.pending:
+            if task.event is not None:
+                task.event = Event.from_state(task.event, self._find_batch)
+        if progress.phase is Phase.DONE and progress.train.epochs < self.epochs:
+            progress.phase = Phase.TRAIN  # more epochs were asked for
+        self.progress = progress
+
+    def _find_batch(self, event: str, epoch: int, index: int) -> Batch:
+        """Read a batch again by its place, without moving the cursor."""
+        feed = self.val if event.startswith("val_") and self.val is not None else self.train
+        return feed.batch(epoch, index)
+
+    def get(self, path: str) -> Any:
+        """The value at a path of the state tree; with `*` in it, a dictionary of all values that match.
+
+        Raises:
+            KeyError: There is none; the message names similar ones.
+
+        Example:
+            `trainer.get("optimizer.param_groups.*.lr")` gives `{"optimizer.param_groups.0.lr": 0.001}`.
+        """
+        return tree.get(self.state_dict(), path)
+
+    def info(self) -> Info:
+        """Where the run stands: what is pending, what fed the last batch, where its record lies."""
+        return Info.of(self)
+
+    def __repr__(self) -> str:
+        return f"Trainer({Info.of(self).line})"
+
+    def register_generator(
+        self, name: str, generator: torch.Generator | np.random.Generator | random.Random
+    ) -> None:
+        """Make a generator of your own part of the state, so that it is saved, restored and rolled back."""
+        self.streams.register(name, generator)
+
+    # ------------------------------------------------------------------ running
+
+    def tell(self, name: str) -> None:
+        """Call the handlers of something that happens at the user's times; it draws no random numbers."""
+        place = self.streams.capture()
+        for call in self.handlers.calls[name].values():
+            call(self, Event(name, self.progress.train.iterations, self.progress.train.epochs))
+        self.streams.restore(place)
+
+    def _refuse_torn(self) -> None:
+        if self.progress.torn is not None:
+            raise TornStateError(
+                f"{self.progress.torn}. The state is not whole, so training on would not be what it seems: "
+                f"load a checkpoint first, for example trainer.load({str(self.run.path)!r})"
+            )
+
+    def _refuse_unclaimed(self) -> None:
+        if self.streams.unclaimed:
+            raise ValueError(
+                f"the loaded state has the random streams {self.streams.unclaimed}, which this trainer does not know: "
+                "call trainer.register_generator(name, generator) for each before training"
+            )
+
+    def _totals(self) -> Totals:
+        batches = self.epochs * self.train.batches
+        return Totals(iterations=batches, batches=batches, updates=batches, epochs=self.epochs)
+
+    def _settings(self) -> dict[str, Any]:
+        """How every part was made, as plain values: what must match when a run is continued."""
+        data = {"train": self.train.settings()}
+        if self.val is not None:
+            data["validation"] = self.val.settings()
+        validation = None if self.validation is None else self.validation.settings()
+        return {
+            "step": self.learner.settings(),
+            "data": data,
+            "validation": validation,
+            "config": self.config,
+        }
+
+    def close(self) -> None:
+        """Let go of the run's lock, its files and the loaders' workers. The trainer can still be looked at."""
+        self.run.close()
+        self.train.close()
+        if self.val is not None:
+            self.val.close()
+
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,23 @@
+"""What every test runs under: one thread, and the random streams put back afterwards."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _streams_put_back():
+    """Seed the global streams, so that a test's result depends on nothing that ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _own_directory(tmp_path, monkeypatch):
+    """Run in an empty directory: a trainer's default is to write under `runs/` where it stands."""
+    monkeypatch.chdir(tmp_path)

@@ -1,0 +1,70 @@
+"""Interrupted after every transition, saved, continued in a new process: always the same final bits."""
+
+import pytest
+
+import deeptrain as dt
+from tests.support import fresh, recipes
+
+
+def finish(runs, **recipe):
+    """Continue, or start, and train to the end: digest, history, order of samples."""
+    t = recipes.trainer(runs=runs, name="r", **recipe)
+    t.fit()
+    t.close()
+    return summary(t)
+
+
+def summary(t):
+    history = {name: [v.tolist() for v in t.history[name]] for name in t.history}
+    return dt.digest(t.state_dict()), history
+
+
+def go(runs, safe_points, **recipe):
+    """Continue for so many safe points, save, and end the process."""
+    t = recipes.trainer(runs=runs, name="r", **recipe)
+    done = recipes.advance(t, safe_points)
+    t.run.save(t)
+    t.close()
+    return done
+
+
+def stopped_twice(runs, first, second, **recipe):
+    """The final state of a run that was stopped twice."""
+    if not fresh.run(go, runs, first, **recipe):
+        fresh.run(go, runs, second, **recipe)
+    return fresh.run(finish, runs, **recipe)
+
+
+RECIPES = {
+    "onecycle": {"scheduler": "onecycle"},
+    "multistep": {"scheduler": "multistep", "shuffle": "samples"},
+    "plateau": {"scheduler": "plateau"},
+    "epochs": {"scheduler": "epochs", "shuffle": "sets"},
+    "torch_loader": {"scheduler": "onecycle", "torch_loader": True},
+}
+
+
+def all_safe_points(recipe):
+    t = recipes.trainer(**recipe)
+    count = 0
+    while not recipes.advance(t, 1):
+        count += 1
+    return count + 1, summary(t)
+
+
+# Every safe point of the first recipe, in pieces for the workers; some of each other one.
+CASES = [("onecycle", start, 4) for start in range(4)] + [
+    (name, 0, 6) for name in RECIPES if name != "onecycle"
+]
+
+
+@pytest.mark.parametrize(("name", "start", "stride"), CASES)
+def test_stopped_anywhere_gives_the_same_bits(name, start, stride, tmp_path):
+    recipe = RECIPES[name]
+    count, expected = fresh.run(all_safe_points, recipe)
+    assert count > 60
+    assert fresh.run(finish, tmp_path / "untouched", **recipe) == expected
+    for k in range(start, count, stride):
+        assert stopped_twice(tmp_path / str(k), k, 1 + k % 5, **recipe) == expected, (
+            f"stopped after {k} transitions"
+        )
