@@ -16,12 +16,13 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from deeptrain.control.journal import last_iteration
 from deeptrain.introspect.trace import FirstDifference, first_difference
 from deeptrain.run.reader import RecordedRun, open_run
 from deeptrain.state import tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 POLL = 0.002
@@ -92,7 +93,13 @@ class ScriptProof:
 
 
 def prove_script(
-    script: Path, arguments: Sequence[str] = (), *, kills: int = 3, seed: int | None = None, directory: Path
+    script: Path,
+    arguments: Sequence[str] = (),
+    *,
+    kills: int = 3,
+    seed: int | None = None,
+    directory: Path,
+    say: Callable[[str], None] | None = None,
 ) -> ScriptProof:
     """Run a script untouched and killed, and compare.
 
@@ -102,6 +109,7 @@ def prove_script(
         kills: How often to kill it.
         seed: For the moments of the kills; by default they are different each time.
         directory: Where both lives write their runs.
+        say: Told in words what is going on, before each part.
 
     Raises:
         ProveError: The script fails by itself, or makes no run.
@@ -109,16 +117,27 @@ def prove_script(
     if kills < 1:
         raise ValueError(f"kills={kills}: expected 1 or more")
     moments = random.Random(seed)  # noqa: S311
+    say = say or _nothing
+    say("The script runs untouched.")
     life = _Life([sys.executable, str(script), *arguments], directory / "untouched", seconds=None)
     life.run()
     training = life.ended - life.began
     killed = _Life(life.command, directory / "killed", seconds=training / CHECKPOINTS)
+    say("The script runs again from its beginning, to be killed with SIGKILL at a random moment.")
     done = 0
     while done < kills and not killed.run(kill_after=moments.uniform(0, training / (kills + 1))):
         done += 1
+        more = f"kill {done + 1} of {kills} follows" if done < kills else "this time it may finish"
+        say(
+            f"{killed.where()}: killed with SIGKILL ({done} of {kills}). Starting the same script again; {more}."
+        )
     if done == kills:
         killed.run()
     return ScriptProof(done, [_pair(a, b) for a, b in zip(life.runs(), killed.runs(), strict=True)])
+
+
+def _nothing(_: str) -> None:
+    pass
 
 
 class _Life:
@@ -134,6 +153,11 @@ class _Life:
     def runs(self) -> list[Path]:
         """The directories of the runs that it made, in their order."""
         return sorted(self._runs.glob("M*"), key=lambda path: int(path.name[1:].partition("__")[0]))
+
+    def where(self) -> str:
+        """How far the newest run has come, in words."""
+        runs = self.runs()
+        return f"Iteration {last_iteration(runs[-1] / 'journal.jsonl')}" if runs else "Before the first run"
 
     def run(self, kill_after: float | None = None) -> bool:
         """Run it to its end, or kill it so many seconds after it began to train.

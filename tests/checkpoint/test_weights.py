@@ -93,12 +93,12 @@ def test_what_does_not_fit_is_listed_by_path_and_nothing_is_changed(checkpoint):
     message = str(caught.value)
     assert str(checkpoint) in message
     assert "0.weight: found shape [4, 3], expected [5, 3]" in message
-    assert "missing in the checkpoint: 2.bias [1]" in message
+    assert "2.bias: missing, expected [1]" in message
     assert digest(other.state_dict()) == before
 
 
 def test_unexpected_names_are_listed(checkpoint):
-    with pytest.raises(ValueError, match=r"unexpected: 1.running_mean \[4\]"):
+    with pytest.raises(ValueError, match=r"1.running_mean: unexpected, \[4\]"):
         load_weights(checkpoint, nn.Sequential(nn.Linear(3, 4)))
 
 

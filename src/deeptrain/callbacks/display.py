@@ -75,6 +75,8 @@ class Display:
             self._say(f"{place}: a new run from {found.parent}")
         elif found.state is None:
             self._say(f"{place}: a new run")
+        for path in found.unfinished[:1]:
+            self._say(f"{path} is unfinished; to go on from it: Trainer(..., resume={str(path)!r})")
 
     def on_restored(self, trainer: Trainer, replay_until: int) -> None:
         """A trainer stands where its run is to go on."""

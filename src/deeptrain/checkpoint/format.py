@@ -37,7 +37,14 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["CheckpointError", "CorruptCheckpoint", "read_checkpoint", "verify", "write_checkpoint"]
+__all__ = [
+    "CheckpointError",
+    "CorruptCheckpoint",
+    "read_checkpoint",
+    "read_info",
+    "verify",
+    "write_checkpoint",
+]
 
 _HEADER = 256  # bytes that a tensor's entries take in the two headers, about
 
@@ -134,6 +141,15 @@ def verify(path: str | PathLike[str]) -> None:
         CorruptCheckpoint: It is not; the message names the file, or the path of the tensor.
     """
     Reader(Path(path)).check()
+
+
+def read_info(path: str | PathLike[str]) -> dict[str, Any]:
+    """What a checkpoint says of itself, without reading its tensors.
+
+    Raises:
+        CorruptCheckpoint: Its manifest is not whole.
+    """
+    return Reader(Path(path)).info()
 
 
 def read_checkpoint(path: str | PathLike[str], verify: bool = True) -> tuple[Any, dict[str, Any]]:

@@ -48,10 +48,7 @@ def load_weights(source: str | PathLike[str], model: nn.Module, *, strict: bool 
     expected = model.state_dict()
     found = _by_name(tree["model"], expected)
     missing = [name for name in expected if name not in found]
-    problems = _shapes(found, expected)
-    if strict:
-        problems += [f"missing in the checkpoint: {name} {_shape(expected[name])}" for name in missing]
-        problems += [f"unexpected: {name} {_shape(x)}" for name, x in found.items() if name not in expected]
+    problems = misfits(found, expected) if strict else _shapes(found, expected)
     if problems:
         raise ValueError(_message(place, model, problems))
     model.load_state_dict({name: x for name, x in found.items() if name in expected}, strict=False)
@@ -83,9 +80,26 @@ def _by_name(subtree: Any, expected: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _shapes(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+def misfits(found: dict[str, Any], expected: dict[str, Any], prefix: str = "") -> list[str]:
+    """In which names and shapes saved weights differ from a module's `state_dict`, in words.
+
+    Args:
+        found: The saved ones by name.
+        expected: The module's.
+        prefix: Put before each name, such as "model.".
+    """
+    missing = [
+        f"{prefix}{name}: missing, expected {_shape(x)}" for name, x in expected.items() if name not in found
+    ]
+    unexpected = [
+        f"{prefix}{name}: unexpected, {_shape(x)}" for name, x in found.items() if name not in expected
+    ]
+    return [*_shapes(found, expected, prefix), *missing, *unexpected]
+
+
+def _shapes(found: dict[str, Any], expected: dict[str, Any], prefix: str = "") -> list[str]:
     return [
-        f"{name}: found shape {_shape(x)}, expected {_shape(expected[name])}"
+        f"{prefix}{name}: found shape {_shape(x)}, expected {_shape(expected[name])}"
         for name, x in found.items()
         if name in expected and _shape(x) != _shape(expected[name])
     ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deeptrain.checkpoint.format import read_checkpoint
+from deeptrain.checkpoint.format import CorruptCheckpoint, read_checkpoint, read_info
 from deeptrain.checkpoint.store import CheckpointStore
 from deeptrain.run.directory import RunDirectory
 from deeptrain.run.fingerprint import FingerprintMismatch, Mismatch, compare
@@ -34,12 +35,14 @@ class Found:
         info: What the checkpoint says of itself.
         parent: Where the state is from, when that is another run.
         passed_over: Newer checkpoints that were not whole, each with the reason.
+        unfinished: Where no name was given, the runs without a name that could be gone on from.
     """
 
     state: dict[str, Any] | None = None
     info: dict[str, Any] = field(default_factory=dict)
     parent: Path | None = None
     passed_over: list[str] = field(default_factory=list)
+    unfinished: list[Path] = field(default_factory=list)
 
 
 def find(runs: Path, name: str | None, resume: str | PathLike[str], epochs: int, hold: Hold) -> Found:
@@ -56,11 +59,24 @@ def find(runs: Path, name: str | None, resume: str | PathLike[str], epochs: int,
         ValueError: `resume` is neither a choice nor a path that holds a run or a checkpoint.
     """
     if resume == "new" or (name is None and resume == "auto"):
-        return _new(runs, name, hold)
+        others = [] if name is not None else unfinished(runs)
+        found = _new(runs, name, hold)
+        found.unfinished = others
+        return found
     if resume in CHOICES:
         return _continue(runs, name, epochs, hold)
     found = _from_path(Path(resume))
     hold(RunDirectory.create(runs, name))
+    return found
+
+
+def unfinished(runs: Path) -> list[Path]:
+    """The runs without a name that have a checkpoint and are not done, newest first."""
+    found = []
+    for path in RunDirectory.find(runs, None):
+        newest = CheckpointStore(path / "checkpoints").paths()[-1:]
+        with suppress(CorruptCheckpoint):
+            found += [path for checkpoint in newest if read_info(checkpoint)["phase"] != Phase.DONE.value]
     return found
 
 

@@ -125,7 +125,7 @@ class Run:
         if found.state is not None:
             finish = reconcile(trainer, found, resume)
             trainer.load_state_dict(found.state)
-            self._check_same(found.state, trainer)
+            self._check_same(found.state, trainer, taken=resume == "take")
             finish()
             if found.parent is None:
                 self.replay_until = last_iteration(self.path / "journal.jsonl")
@@ -139,17 +139,19 @@ class Run:
         trainer.display.on_restored(trainer, self.replay_until)
 
     @staticmethod
-    def _check_same(saved: dict[str, Any], trainer: Trainer) -> None:
-        """Refuse a state that does not come back equal.
+    def _check_same(saved: dict[str, Any], trainer: Trainer, *, taken: bool = False) -> None:
+        """Refuse a state that does not come back equal; where the script's settings were taken, those aside.
 
         Raises:
             ValueError: Loading it gave another state; the message names the paths.
         """
         present = trainer.state_dict()
+        # More epochs may have been asked of a run that was done.
+        saved = {**saved, "progress": {**saved["progress"], "phase": trainer.progress.phase.value}}
+        if taken:
+            saved["data"] = present["data"] = {}
         if tree.digest(saved) == tree.digest(present):
             return
-        if trainer.progress.phase.value != saved["progress"]["phase"]:
-            return  # more epochs were asked of a finished run
         lines = "\n  ".join(str(d) for d in tree.diff(saved, present)[:10])
         raise ValueError(
             "the saved state was loaded and what is there now is not the same, so the run would not go on as it was:\n  "

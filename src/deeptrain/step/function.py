@@ -21,7 +21,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from deeptrain.step.base import Outcome, Totals
-from deeptrain.step.parts import default_device, load_module_extra, load_optimizer, module_extra
+from deeptrain.step.parts import default_device, load_module, load_module_extra, load_optimizer, module_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -159,6 +159,8 @@ class FunctionStep:
         for name, part in self.parts.items():
             if isinstance(part, Optimizer):
                 load_optimizer(part, state[name])
+            elif isinstance(part, nn.Module):
+                load_module(part, state[name], name)
             else:
                 part.load_state_dict(state[name])
         for name, extra in state["step_extra"]["modules"].items():

@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from deeptrain.checkpoint.weights import misfits
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from torch import nn
     from torch.optim import Optimizer
+
+
+LISTED = 20
 
 
 def module_extra(module: nn.Module) -> dict[str, Any]:
@@ -32,6 +37,25 @@ def module_extra(module: nn.Module) -> dict[str, Any]:
         "eval": [name for name, m in module.named_modules() if not m.training],
         "frozen": [name for name, p in module.named_parameters() if not p.requires_grad],
     }
+
+
+def load_module(module: nn.Module, saved: dict[str, Any], path: str) -> None:
+    """Load a module's `state_dict`; nothing is changed where it does not fit.
+
+    Args:
+        module: Where to.
+        saved: What `state_dict` gave.
+        path: The module's path in the state tree, for the message.
+
+    Raises:
+        ValueError: It is of another module; the message names what is missing, unexpected, or of another shape.
+    """
+    if problems := misfits(saved, module.state_dict(), f"{path}."):
+        lines = "\n  ".join(problems[:LISTED])
+        raise ValueError(
+            f"the saved state is of another {type(module).__name__}:\n  {lines}\ngive the one that was saved"
+        )
+    module.load_state_dict(saved)
 
 
 def load_module_extra(module: nn.Module, extra: dict[str, Any]) -> None:

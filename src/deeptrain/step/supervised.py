@@ -13,6 +13,7 @@ from deeptrain.step.base import Outcome, Totals
 from deeptrain.step.parts import (
     default_device,
     evaluating,
+    load_module,
     load_module_extra,
     load_optimizer,
     module_extra,
@@ -197,10 +198,10 @@ class SupervisedStep:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave. See `Step`."""
-        self.model.load_state_dict(state["model"])
+        load_module(self.model, state["model"], "model")
         load_module_extra(self.model, state["model_extra"])
         if isinstance(self.loss, nn.Module):
-            self.loss.load_state_dict(state["loss"]["state"])
+            load_module(self.loss, state["loss"]["state"], "loss")
             load_module_extra(self.loss, state["loss"]["extra"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])

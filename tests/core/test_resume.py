@@ -1,0 +1,222 @@
+"""Which run a script continues, and what happens where the script has changed since."""
+
+import json
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import deeptrain as dt
+from tests.support import recipes
+
+
+def trainer(
+    runs, *, lr=1e-2, batch_size=8, shuffle="global", loss=None, hidden=6, epochs=2, config=None, **more
+):
+    dt.reproducible(seed=0)
+    model = nn.Sequential(nn.Linear(6, hidden), nn.Tanh(), nn.Linear(hidden, 3))
+    step = dt.SupervisedStep(
+        model,
+        loss=loss or nn.CrossEntropyLoss(),
+        optimizer=torch.optim.AdamW(model.parameters(), lr),
+        device="cpu",
+    )
+    train = dt.BatchLoader(dt.Arrays(*recipes.data()), batch_size=batch_size, shuffle=shuffle, seed=1)
+    more = {"name": "r", "verbosity": 0, **more}
+    return dt.Trainer(step, train, runs=runs, epochs=epochs, config=config, **more)
+
+
+def stopped(runs, batches, **more):
+    with trainer(runs, **more) as t:
+        t.fit(until=dt.At(batch=batches))
+        t.run.save(t)
+        return t.run.path
+
+
+def test_the_same_name_continues_the_unfinished_run_and_a_finished_one_makes_room_for_a_new(tmp_path):
+    first = stopped(tmp_path, 5)
+    with trainer(tmp_path) as t:
+        assert t.run.path == first
+        assert t.progress.train.iterations == 5
+        t.fit()
+    with trainer(tmp_path) as again:
+        assert again.run.path.name == "M2__r"
+        assert again.progress.train.iterations == 0
+
+
+def test_more_epochs_may_be_asked_of_a_finished_run(tmp_path):
+    with trainer(tmp_path, epochs=2) as t:
+        t.fit()
+    with trainer(tmp_path, epochs=3) as longer:
+        assert longer.run.path.name == "M1__r"
+        assert longer.progress.phase is dt.Phase.TRAIN
+        longer.fit()
+        found = dt.digest(longer.state_dict())
+    with trainer(tmp_path, epochs=3, resume="new") as whole:
+        whole.fit()
+        assert found == dt.digest(whole.state_dict())
+
+
+def test_other_settings_are_refused_by_name_with_the_choices(tmp_path):
+    stopped(tmp_path, 5, config={"filters": 16})
+    with pytest.raises(dt.FingerprintMismatch) as error:
+        trainer(tmp_path, lr=3e-3, batch_size=16, config={"filters": 32})
+    text = str(error.value)
+    for part in (
+        "step.optimizer.param_groups.0.lr: 0.01 -> 0.003",
+        "data.train.batch_size: 8 -> 16",
+        "config.filters: 16 -> 32",
+        'resume="new"',
+        '"keep"',
+        '"take"',
+    ):
+        assert part in text
+
+
+def test_a_refused_start_leaves_the_run_free(tmp_path):
+    stopped(tmp_path, 5)
+    with pytest.raises(dt.FingerprintMismatch):
+        trainer(tmp_path, lr=3e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer(tmp_path).close()
+
+
+def test_keep_goes_on_with_the_runs_values_to_the_same_bits(tmp_path):
+    with trainer(tmp_path / "whole") as whole:
+        whole.fit()
+    stopped(tmp_path, 5)
+    with trainer(tmp_path, lr=3e-3, batch_size=16, shuffle=None, config={"a": 1}, resume="keep") as kept:
+        assert kept.train.settings()["batch_size"] == 8
+        kept.fit()
+        assert dt.digest(kept.state_dict()) == dt.digest(whole.state_dict())
+
+
+def test_take_goes_on_with_the_scripts_values(tmp_path):
+    stopped(tmp_path, 5)
+    with trainer(tmp_path, lr=3e-3, config={"a": 1}, resume="take") as t:
+        assert t.get("optimizer.param_groups.0.lr") == 3e-3
+        assert t.progress.train.iterations == 5
+        t.fit()
+    assert dt.open_run(t.run.path).config == {"a": 1}
+
+
+def test_take_of_another_batch_size_only_at_an_epochs_start(tmp_path):
+    stopped(tmp_path / "middle", 5)
+    with pytest.raises(ValueError, match="batch_size: recorded 8, found 16"):
+        trainer(tmp_path / "middle", batch_size=16, resume="take")
+    stopped(tmp_path / "start", 8)
+    with trainer(tmp_path / "start", batch_size=16, resume="take") as t:
+        t.fit()
+        assert t.progress.train.iterations == 8 + 4
+
+
+@pytest.mark.parametrize("resume", ["auto", "keep", "take"])
+def test_another_model_is_refused_by_path(tmp_path, resume):
+    stopped(tmp_path, 5)
+    with pytest.raises(dt.FingerprintMismatch, match=r"0\.weight"):
+        trainer(tmp_path, hidden=7, resume=resume)
+
+
+def test_the_path_of_a_run_or_checkpoint_starts_a_child(tmp_path):
+    parent = stopped(tmp_path, 5)
+    checkpoint = max((parent / "checkpoints").iterdir())
+    for number, source in enumerate((parent, checkpoint), 2):
+        with trainer(tmp_path, resume=source) as child:
+            assert child.run.path.name == f"M{number}__r"
+            assert child.progress.train.iterations == 5
+            child.fit()
+            start = json.loads((child.run.path / "record" / "start-0001.json").read_text())
+            assert start["origin"]["parent"] == str(checkpoint)
+
+
+def test_a_resume_that_is_neither_choice_nor_path(tmp_path):
+    with pytest.raises(ValueError, match="'atuo' is neither .* did you mean 'auto'"):
+        trainer(tmp_path, resume="atuo")
+    with pytest.raises(ValueError, match=r"give the trainer name="):
+        trainer(tmp_path, name=None, resume="keep")
+
+
+def test_without_a_name_a_new_run_starts_and_says_how_to_continue_an_unfinished_one(tmp_path, capsys):
+    path = stopped(tmp_path, 5, name=None)
+    with trainer(tmp_path, name=None, verbosity=1) as t:
+        assert t.run.path != path
+    assert f"resume={str(path)!r}" in capsys.readouterr().out
+
+
+def test_a_second_trainer_of_this_process_takes_over(tmp_path):
+    first = trainer(tmp_path)
+    first.step(3)
+    first.run.save(first)
+    with pytest.warns(UserWarning, match="takes over"):
+        second = trainer(tmp_path)
+    assert second.progress.train.iterations == 3
+    with pytest.raises(RuntimeError, match="took over"):
+        first.fit()
+    second.fit()
+    second.close()
+
+
+def test_a_broken_newest_checkpoint_is_passed_over_and_named(tmp_path, capsys):
+    path = stopped(tmp_path, 5)
+    newest = max((path / "checkpoints").iterdir())
+    tensors = newest / "tensors.safetensors"
+    data = bytearray(tensors.read_bytes())
+    data[-5] ^= 1
+    tensors.write_bytes(data)
+    with trainer(tmp_path, verbosity=1) as t:
+        assert t.progress.train.iterations == 0
+    assert "passed over" in capsys.readouterr().out
+
+
+def test_a_state_that_does_not_come_back_equal_is_refused(tmp_path):
+    class Forgetful(dt.Callback):
+        def __init__(self):
+            self.count = 0
+
+        def on_train_iter_end(self, trainer, event):
+            self.count += 1
+
+        def state_dict(self):
+            return {"count": self.count}
+
+    stopped(tmp_path, 5, callbacks=[Forgetful()])
+    with pytest.raises(ValueError, match=r"callbacks\.Forgetful\.count"):
+        trainer(tmp_path, callbacks=[Forgetful()])
+
+
+def test_a_state_that_the_codec_cannot_hold_is_refused_by_path_before_training(tmp_path):
+    class Odd(dt.Callback):
+        def state_dict(self):
+            return {"lock": {1, 2}}
+
+    t = trainer(tmp_path, callbacks=[Odd()])
+    with pytest.raises(dt.CodecError, match=r"callbacks\.Odd\.lock"):
+        t.fit()
+    assert t.progress.train.iterations == 0
+    t.close()
+
+
+def test_other_callbacks_are_refused(tmp_path):
+    stopped(tmp_path, 5, callbacks=[recipes.Chain()])
+    with pytest.raises(ValueError, match="callbacks"):
+        trainer(tmp_path)
+
+
+def test_weights_load_into_a_model_and_mismatches_are_named(tmp_path):
+    path = stopped(tmp_path, 5)
+    model = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3))
+    dt.load_weights(path, model)
+    assert dt.digest(model.state_dict()) == dt.digest(dt.open_run(path).state["model"])
+    with pytest.raises(ValueError, match=r"0\.weight"):
+        dt.load_weights(path, nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)))
+
+
+def test_the_record_holds_settings_and_environment(tmp_path):
+    path = stopped(tmp_path, 5, config={"filters": 16})
+    start = json.loads((path / "record" / "start-0001.json").read_text())
+    assert start["config"] == {"filters": 16}
+    assert start["settings"]["data"]["train"]["batch_size"] == 8
+    assert start["environment"]["threads"] == 1
+    assert start["environment"]["torch"] == torch.__version__
