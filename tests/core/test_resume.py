@@ -34,15 +34,20 @@ def stopped(runs, batches, **more):
         return t.run.path
 
 
-def test_the_same_name_continues_the_unfinished_run_and_a_finished_one_makes_room_for_a_new(tmp_path):
+def test_the_same_name_continues_the_unfinished_run_and_finds_the_finished_one_done(tmp_path):
     first = stopped(tmp_path, 5)
     with trainer(tmp_path) as t:
         assert t.run.path == first
         assert t.progress.train.iterations == 5
         t.fit()
+        digest = dt.digest(t.state_dict())
     with trainer(tmp_path) as again:
-        assert again.run.path.name == "M2__r"
-        assert again.progress.train.iterations == 0
+        assert again.run.path == first
+        again.fit()
+        assert dt.digest(again.state_dict()) == digest
+    with trainer(tmp_path, lr=3e-3) as other:
+        assert other.run.path.name == "M2__r"
+        assert other.progress.train.iterations == 0
 
 
 def test_more_epochs_may_be_asked_of_a_finished_run(tmp_path):
@@ -132,7 +137,7 @@ def test_the_path_of_a_run_or_checkpoint_starts_a_child(tmp_path):
 
 
 def test_a_resume_that_is_neither_choice_nor_path(tmp_path):
-    with pytest.raises(ValueError, match="'atuo' is neither .* did you mean 'auto'"):
+    with pytest.raises(ValueError, match=r"'atuo' is neither .* did you mean 'auto'"):
         trainer(tmp_path, resume="atuo")
     with pytest.raises(ValueError, match=r"give the trainer name="):
         trainer(tmp_path, name=None, resume="keep")

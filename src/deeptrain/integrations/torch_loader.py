@@ -72,6 +72,11 @@ class TorchFeed(CursorFeed):
         self._table = SetTable(("dataset",), (self._size,))
 
     @property
+    def dataset(self) -> Any:
+        """The user's data set."""
+        return self._loader.dataset
+
+    @property
     def rows_total(self) -> int:
         """Samples in the data set."""
         return self._size

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.run.reader import open_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -35,11 +36,14 @@ class Course:
     lives: list[tuple[int, int]]
 
     @property
-    def twice(self) -> list[tuple[int, int]]:
-        """The stretches that were computed again: for each process but the first, from its start to the kill."""
-        ends = [end for _, end in self.lives[:-1]]
-        starts = [start for start, _ in self.lives[1:]]
-        return [(start, end) for start, end in zip(starts, ends, strict=True) if start < end]
+    def twice(self) -> set[int]:
+        """The iterations that were computed again, because a process died after them and before it saved."""
+        again = (range(start + 1, end + 1) for start, end in self._lost())
+        return {at for stretch in again for at in stretch}
+
+    def _lost(self) -> Iterator[tuple[int, int]]:
+        """For each process that died, where its successor began and how far it had come itself."""
+        return ((after[0], before[1]) for before, after in pairwise(self.lives))
 
 
 def course(journal: Iterable[dict[str, Any]]) -> Course:
@@ -73,67 +77,76 @@ def draw(pair: RunPair, path: Path) -> None:
         _draw_loss(loss, untouched, killed)
         _draw_accuracy(accuracy, untouched, killed)
         _draw_lives(lives, untouched, killed)
-        for axes in (loss, accuracy, lives):
-            _mark_kills(axes, killed)
-        for start, end in killed.twice:
-            loss.axvspan(start, end, color=ORANGE, alpha=0.35, lw=0)
-        _label(loss, pair, killed)
+        for axes in (loss, accuracy):
+            _mark(axes, killed)
+        loss.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.01, 0.99), ncols=4)
+        figure.suptitle(
+            _title(len(killed.lives) - 1, pair.identical), x=0.012, ha="left", fontsize=13, weight="bold"
+        )
+        loss.set_title(_subtitle(pair), loc="left", fontsize=10, color=GREY, pad=30)
         figure.savefig(path)
 
 
 def _draw_loss(axes: Axes, untouched: Course, killed: Course) -> None:
     axes.plot(*_points(untouched.loss), color=SKY, lw=3.2, label="untouched")
-    axes.plot(*_points(killed.loss), color=VERMILION, lw=0.7, label="killed and started again")
-    axes.fill_between([], [], color=ORANGE, alpha=0.35, lw=0, label="computed twice")
+    axes.plot(*_points(killed.loss), color=VERMILION, lw=0.7, label="killed, started again")
     axes.set_yscale("log")
     axes.set_ylabel("train loss\nof each iteration")
-    axes.legend(frameon=False, loc="lower left")
-    axes.margins(x=0.01)
+    axes.set_xlim(0, max(untouched.loss) * 1.005)
 
 
 def _draw_accuracy(axes: Axes, untouched: Course, killed: Course) -> None:
-    axes.plot(*_points(untouched.accuracy), "o", color=SKY, ms=9)
-    axes.plot(*_points(killed.accuracy), "o-", color=VERMILION, ms=3.5, lw=0.7)
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
+
+    axes.plot(*_points(untouched.accuracy, 100), "o", color=SKY, ms=9)
+    axes.plot(*_points(killed.accuracy, 100), "o-", color=VERMILION, ms=3.5, lw=0.7)
     axes.set_ylabel("validation\naccuracy")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    at, last = list(killed.accuracy.items())[-1]
-    axes.annotate(f"{last:.1%}", (at, last), (0, -9), textcoords="offset points", ha="right", va="top")
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}%")
+    at, last = max(killed.accuracy.items())
+    axes.annotate(f"{last:.2%}", (at, 100 * last), (0, -9), textcoords="offset points", ha="right", va="top")
 
 
 def _draw_lives(axes: Axes, untouched: Course, killed: Course) -> None:
-    """A bar for each process, from the iteration where it began to its last."""
-    rows = [(untouched.lives[0], SKY), *((life, VERMILION) for life in killed.lives)]
-    for row, ((start, end), colour) in enumerate(rows):
-        axes.barh(row, max(end - start, 1), left=start, height=0.62, color=colour)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+    """A bar for each process, from the iteration where it began to its last, and how it ended."""
+    fates = ["untouched", *(f"killed after {end}" for _, end in killed.lives[:-1]), "finished"]
+    rows = [untouched.lives[-1], *killed.lives]
+    for row, ((start, end), fate) in enumerate(zip(rows, fates, strict=True)):
+        axes.barh(row, max(end - start, 1), left=start, height=0.74, color=SKY if row == 0 else VERMILION)
+        inside = end - start > max(killed.loss) * 0.2
+        place = ((-5, 0), "right", "black" if row == 0 else "white") if inside else ((5, 0), "left", "black")
+        axes.annotate(
+            fate, (end, row), place[0], textcoords="offset points", ha=place[1], va="center_baseline",
+            color=place[2], fontsize=8.5,
+        )  # fmt: skip
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks([])
-    axes.set_ylabel("processes", rotation=90)
+    axes.set_ylabel("processes")
     axes.set_xlabel("iteration")
 
 
-def _mark_kills(axes: Axes, killed: Course) -> None:
+def _mark(axes: Axes, killed: Course) -> None:
+    """Shade what was computed twice, and mark the kills."""
+    twice = sorted(killed.twice)
+    for first, last in _stretches(twice):
+        label = "computed twice" if first == twice[0] else None
+        axes.axvspan(first - 1, last, color=ORANGE, alpha=0.35, lw=0, label=label)
     for _, end in killed.lives[:-1]:
-        axes.axvline(end, color=GREY, lw=1, ls=(0, (4, 3)))
+        label = "killed" if end == killed.lives[0][1] else None
+        axes.axvline(end, color=GREY, lw=1, ls=(0, (4, 3)), label=label)
 
 
-def _label(axes: Axes, pair: RunPair, killed: Course) -> None:
-    """The title, the digests beneath it, and a word over each kill, on another height where two are near."""
-    axes.set_title(_title(len(killed.lives) - 1, pair.identical), loc="left", fontsize=13, weight="bold", pad=44)
-    axes.text(0, 1.105, _subtitle(pair), transform=axes.transAxes, color=GREY)
-    nearby, last = max(killed.loss) * 0.09, float("-inf")
-    for _, end in killed.lives[:-1]:
-        height = 1.045 if end - last < nearby else 1.0
-        last = end if height == 1.0 else float("-inf")
-        axes.annotate(
-            f"killed at {end}", (end, height), (0, 2), xycoords=axes.get_xaxis_transform(),
-            textcoords="offset points", ha="center", va="bottom", fontsize=8.5,
-        )  # fmt: skip
+def _stretches(numbers: list[int]) -> Iterator[tuple[int, int]]:
+    """The stretches of numbers without a gap, each as its first and last."""
+    starts = [n for n in numbers if n - 1 not in set(numbers)]
+    ends = [n for n in numbers if n + 1 not in set(numbers)]
+    return zip(starts, ends, strict=True)
 
 
 def _title(kills: int, identical: bool) -> str:
     times = "once" if kills == 1 else f"{kills} times"
-    ends = "the same bits as the run that nobody touched" if identical else "OTHER bits than the untouched run"
-    return f"Killed {times}, started again, and it ends with {ends}"
+    end = "the same bits as a run that nobody touched" if identical else "OTHER bits than the untouched run"
+    return f"Killed {times} and started again: {end}"
 
 
 def _subtitle(pair: RunPair) -> str:
@@ -142,6 +155,6 @@ def _subtitle(pair: RunPair) -> str:
     return f"NOT identical: {pair.digests[0]} and {pair.digests[1]}"
 
 
-def _points(values: dict[int, float]) -> tuple[list[int], list[float]]:
+def _points(values: dict[int, float], scale: float = 1) -> tuple[list[int], list[float]]:
     order = sorted(values)
-    return order, [values[at] for at in order]
+    return order, [scale * values[at] for at in order]

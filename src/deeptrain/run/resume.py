@@ -45,14 +45,14 @@ class Found:
     unfinished: list[Path] = field(default_factory=list)
 
 
-def find(runs: Path, name: str | None, resume: str | PathLike[str], epochs: int, hold: Hold) -> Found:
+def find(trainer: Trainer, runs: Path, name: str | None, resume: str | PathLike[str], hold: Hold) -> Found:
     """Find the run to continue, or make a new one.
 
     Args:
+        trainer: The trainer, built and not restored.
         runs: The directory of runs.
         name: The run's name.
         resume: A choice, or the path of a run or a checkpoint.
-        epochs: How many epochs are asked for.
         hold: Takes a run for this process; called before anything of it is read, so that nobody moves it on.
 
     Raises:
@@ -60,11 +60,10 @@ def find(runs: Path, name: str | None, resume: str | PathLike[str], epochs: int,
     """
     if resume == "new" or (name is None and resume == "auto"):
         others = [] if name is not None else unfinished(runs)
-        found = _new(runs, name, hold)
-        found.unfinished = others
-        return found
+        hold(RunDirectory.create(runs, name))
+        return Found(unfinished=others)
     if resume in CHOICES:
-        return _continue(runs, name, epochs, hold)
+        return _continue(trainer, runs, name, hold)
     found = _from_path(Path(resume))
     hold(RunDirectory.create(runs, name))
     return found
@@ -80,26 +79,24 @@ def unfinished(runs: Path) -> list[Path]:
     return found
 
 
-def _new(runs: Path, name: str | None, hold: Hold) -> Found:
-    hold(RunDirectory.create(runs, name))
-    return Found()
-
-
-def _continue(runs: Path, name: str | None, epochs: int, hold: Hold) -> Found:
+def _continue(trainer: Trainer, runs: Path, name: str | None, hold: Hold) -> Found:
     if name is None:
         raise ValueError('resume="keep" and "take" continue a run by its name: give the trainer name="..."')
     known = RunDirectory.find(runs, name)
     if not known:
-        return _new(runs, name, hold)
+        hold(RunDirectory.create(runs, name))
+        return Found()
     directory = RunDirectory(known[0])
     hold(directory)
     store = CheckpointStore(directory.path / "checkpoints")
     if not store.paths():
         return Found()  # it died before its first checkpoint, so nothing was trained
     newest = store.newest()
-    if newest.info["phase"] == Phase.DONE.value and newest.info["epochs"] >= epochs:
+    if newest.info["phase"] == Phase.DONE.value and compare(newest.info["settings"], trainer.settings):
+        # Nothing is left to continue, and the script is another one by now.
         directory.release()
-        return _new(runs, name, hold)
+        hold(RunDirectory.create(runs, name))
+        return Found()
     return Found(newest.tree, newest.info, None, _in_words(newest.passed_over))
 
 

@@ -83,7 +83,7 @@ class Run:
         run = cls()
         run.proving = proving
         place = Path(os.environ.get("DEEPTRAIN_RUNS", runs))
-        run._found = find(place, name, resume, trainer.epochs, run._take)
+        run._found = find(trainer, place, name, resume, run._take)
         run._open_files(trainer)
         return run
 
@@ -96,6 +96,8 @@ class Run:
             warnings.warn(
                 f"another trainer of this process held {directory.path}; this one takes over", stacklevel=7
             )
+        if self.path is not None:
+            _held.pop(self.path.resolve(), None)
         directory.lock()
         self._directory, self.path = directory, directory.path
         _held[directory.path.resolve()] = self

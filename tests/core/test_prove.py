@@ -1,0 +1,168 @@
+"""`prove` finds planted faults, names them, and finds nothing where there is nothing."""
+
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import deeptrain as dt
+from deeptrain.testing import prove
+from tests.support import recipes
+
+
+def test_a_sound_run_is_proved():
+    proof = prove(recipes.trainer, stops=4)
+    assert proof.identical
+    assert len(proof.stops) == 4
+    proof.check()
+    assert str(proof).startswith("identical: 4 interrupted runs")
+
+
+def found(make):
+    proof = prove(make, stops=3)
+    assert not proof.identical
+    with pytest.raises(AssertionError, match="NOT identical"):
+        proof.check()
+    return str(proof)
+
+
+def test_an_unregistered_generator_is_found():
+    def make():
+        t = recipes.trainer(callbacks=[])
+        t.learner.model.noise = np.random.default_rng(0)
+        t.learner.model.head.register_forward_pre_hook(
+            lambda _, x: (x[0] + 0.1 * t.learner.model.noise.standard_normal(),)
+        )
+        return t
+
+    text = found(make)
+    assert "model.noise is a numpy.random" in text
+    assert "register_generator" in text
+    assert "first difference: iteration" in text
+
+
+def test_a_callback_without_state_is_found():
+    class Forgetful(dt.Callback):
+        def __init__(self):
+            self.count = 0
+
+        def on_train_iter_end(self, trainer, event):
+            self.count += 1
+            if self.count % 5 == 0:
+                trainer.learner.optimizer.param_groups[0]["weight_decay"] += 0.1
+
+    text = found(lambda: recipes.trainer(callbacks=[Forgetful()]))
+    assert "callbacks.Forgetful.count went from 0 to" in text
+
+
+def test_a_module_that_keeps_something_outside_its_state_is_found():
+    class Counting(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return x * (1 + 0.01 * self.calls)
+
+    def make():
+        t = recipes.trainer(callbacks=[], validate=False)
+        counting = t.learner.model.counting = Counting()
+        t.learner.model.head.register_forward_pre_hook(lambda _, x: (counting(x[0]),))
+        return t
+
+    assert "model.counting.calls went from 0 to" in found(make)
+
+
+def test_data_that_changes_is_found():
+    def make():
+        t = recipes.trainer(callbacks=[])
+        with torch.no_grad():
+            t.train.source._inputs.add_(time.perf_counter_ns() % 1000)
+        return t
+
+    text = found(make)
+    assert "even two untouched runs differ" in text
+    assert "held other values: the data changed" in text
+
+
+def test_a_schedule_that_depends_on_time_is_found():
+    def make():
+        t = recipes.trainer("none", callbacks=[])
+        t.learner.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            t.learner.optimizer, lambda _: 1 + time.perf_counter() % 1
+        )
+        t.learner._scheduler_by = "updates"
+        return t
+
+    assert "schedule depends on the clock" in found(make)
+
+
+# ---------------------------------------------------------------- the command
+
+SCRIPT = """
+import time, torch
+from torch import nn
+import deeptrain as dt
+torch.set_num_threads(1)
+dt.reproducible(seed=0)
+model = nn.Sequential(nn.Linear(6, 32), nn.Dropout(0.2), nn.ReLU(), nn.Linear(32, 3))
+{setup}
+step = dt.SupervisedStep(model, loss=nn.CrossEntropyLoss(), optimizer=torch.optim.AdamW(model.parameters(), 1e-2), device="cpu")
+x = torch.randn(512, 6); y = (x[:, 0] > 0).long()
+trainer = dt.Trainer(step, dt.BatchLoader(dt.Arrays(x, y), batch_size=8, shuffle=True), epochs=20, verbosity=0)
+trainer.fit()
+"""
+FAULT = """
+noise = torch.Generator().manual_seed(1)
+model.noise = noise
+model.register_forward_pre_hook(lambda _, a: (a[0] + torch.randn(1, generator=noise),))
+"""
+
+
+def run(tmp_path, setup, *more):
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(SCRIPT).format(setup=setup))
+    command = [sys.executable, "-m", "deeptrain", "prove", "--kills", "2", "--seed", "1", *more, str(script)]
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_proves_a_script(tmp_path):
+    done = run(tmp_path, "", "--directory", str(tmp_path / "both"))
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert done.stdout.rstrip().endswith("identical")
+    assert "killed  2 times" in done.stdout
+    one, two = sorted((tmp_path / "both").glob("*/M1__prove"))
+    diff = subprocess.run(
+        [sys.executable, "-m", "deeptrain", "diff", str(one), str(two)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (diff.returncode, diff.stdout) == (0, "identical\n")
+    info = subprocess.run(
+        [sys.executable, "-m", "deeptrain", "info", str(one)], capture_output=True, text=True, timeout=60
+    )
+    assert "done, 20 epochs, 1280 iterations" in info.stdout
+    assert dt.open_run(one).digest in info.stdout
+
+
+def test_the_command_finds_a_fault_and_names_it(tmp_path):
+    done = run(tmp_path, FAULT)
+    assert done.returncode == 1, done.stderr + done.stdout
+    assert "NOT identical" in done.stdout
+    assert "first difference: iteration" in done.stdout
+    assert "model.noise is a torch._C.Generator that is not registered" in done.stdout
+
+
+def test_the_command_says_what_is_wrong_with_a_script(tmp_path):
+    done = run(tmp_path, "raise SystemExit(3)")
+    assert done.returncode == 2
+    assert "failed by itself, with exit status 3" in done.stderr
+    done = run(tmp_path, "raise SystemExit(0)")
+    assert done.returncode == 2
+    assert "made no run" in done.stderr

@@ -1,0 +1,62 @@
+"""Figures with their iterations, those on a device fetched late."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from deeptrain.state.history import LATE, History
+
+
+def test_series_with_their_iterations():
+    history = History()
+    for i in range(1, 5):
+        history.add(i, {"loss": i / 2}, "train.")
+    history.add(4, {"val.loss": float("nan")})
+    assert history["train.loss"].iterations.tolist() == [1, 2, 3, 4]
+    assert history["train.loss"].values.tolist() == [0.5, 1, 1.5, 2]
+    assert math.isnan(history.last("val.loss"))
+    assert history.last("none") is None
+    assert history.mean_since("train.loss", 2) == 1.75
+    assert math.isnan(history.mean_since("train.loss", 4))
+    assert (sorted(history), len(history), "train.loss" in history) == (["train.loss", "val.loss"], 2, True)
+    with pytest.raises(KeyError, match=r"train\.loss"):
+        history["loss"]
+
+
+def test_what_waits_on_a_device_is_settled_when_read_and_after_so_many():
+    device = "cuda" if torch.cuda.is_available() else "meta"
+    if device == "meta":
+
+        class Waiting(torch.Tensor):
+            """A tensor that says that it is elsewhere."""
+
+            device = torch.device("meta")
+
+        def late(value):
+            return torch.tensor(value).as_subclass(Waiting)
+    else:
+
+        def late(value):
+            return torch.tensor(value, device=device)
+
+    history = History()
+    for i in range(LATE - 1):
+        history.add(i, {"loss": late(float(i))})
+    assert len(history._late) == LATE - 1
+    history.add(LATE, {"loss": late(1.5)})
+    assert not history._late
+    history.add(LATE + 1, {"loss": late(2.5)})
+    assert history["loss"].values.tolist() == [*range(LATE - 1), 1.5, 2.5]
+
+
+def test_state_and_back():
+    history = History()
+    history.add(1, {"a": 0.25, "b": math.inf})
+    other = History()
+    other.load_state_dict(history.state_dict())
+    other.add(2, {"a": 0.5})
+    np.testing.assert_array_equal(other["a"].values, [0.25, 0.5])
+    with pytest.raises(ValueError, match="version 9"):
+        other.load_state_dict({"version": 9})

@@ -1,0 +1,136 @@
+"""Streams: captured cheaply, put back exactly, seeded aside."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from deeptrain.state.hashing import mix
+from deeptrain.state.randomness import NumpyLegacyStream, PythonStream, Streams
+
+
+def draw():
+    return [
+        random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(()).item(),
+        torch.randn(3).tolist(), random.getrandbits(8), np.random.randint(9),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("before", range(5))
+def test_captured_and_put_back_from_any_place(before):
+    streams = Streams()
+    for _ in range(before):
+        draw()
+        np.random.randn()
+        random.gauss(0, 1)
+    place = streams.capture()
+    expected = draw()
+    draw()
+    streams.restore(place)
+    assert draw() == expected
+    streams.restore(place)
+    assert draw() == expected
+
+
+def test_the_second_of_a_pair_of_normal_numbers_is_part_of_the_place():
+    stream = NumpyLegacyStream()
+    np.random.randn()
+    stream.capture()
+    place = stream.capture()
+    cached = np.random.randn()  # does not touch the twister's memory
+    after = stream.capture()
+    fresh = np.random.randn()
+    stream.restore(place)
+    assert np.random.randn() == cached
+    stream.restore(after)
+    assert np.random.randn() == fresh
+
+
+def test_python_is_read_from_its_memory_where_that_is_right():
+    stream = PythonStream()
+    assert stream._peeks  # on CPython; elsewhere getstate is used
+    for _ in range(700):
+        random.random()
+        assert stream._decode(stream.capture()) == random.getstate()
+
+    class Own(random.Random):
+        pass
+
+    own = PythonStream(Own(3))
+    assert not own._peeks
+    place = own.capture()
+    value = own.generator.random()
+    own.restore(place)
+    assert own.generator.random() == value
+
+
+def test_state_and_back_through_plain_values():
+    streams = Streams()
+    draw()
+    np.random.randn()
+    state = streams.state_dict()
+    expected = draw()
+    Streams().load_state_dict(state)
+    assert draw() == expected
+
+
+def test_aside_is_seeded_by_its_key_and_puts_back_also_after_an_error():
+    streams = Streams()
+    place = streams.capture()
+    with streams.aside(1, "validation"):
+        first = draw()
+    with pytest.raises(ZeroDivisionError), streams.aside(2, "validation"):
+        draw()
+        1 / 0  # noqa: B018
+    assert str(streams.capture()) == str(place)
+    draw()
+    with streams.aside(1, "validation"):
+        assert draw() == first
+    with streams.aside(1, "other"):
+        assert draw() != first
+
+
+def test_registered_generators():
+    streams = Streams()
+    generators = {"a": np.random.default_rng(1), "b": torch.Generator().manual_seed(2), "c": random.Random(3)}
+    for name, generator in generators.items():
+        streams.register(name, generator)
+
+    def draw_own():
+        return [
+            generators["a"].random(),
+            torch.rand((), generator=generators["b"]).item(),
+            generators["c"].random(),
+        ]
+
+    place, state = streams.capture(), streams.state_dict()
+    expected = draw_own()
+    streams.restore(place)
+    assert draw_own() == expected
+    streams.load_state_dict(state)
+    assert draw_own() == expected
+    with pytest.raises(ValueError, match="registered already"):
+        streams.register("a", generators["a"])
+    with pytest.raises(TypeError, match="cannot register a int"):
+        streams.register("d", 3)
+
+
+def test_a_state_of_a_generator_waits_until_it_is_registered():
+    one = Streams()
+    one.register("a", np.random.default_rng(1))
+    state = one.state_dict()
+    expected = one.generators[-1].random()
+    two = Streams()
+    two.load_state_dict(state)
+    assert two.unclaimed == ["a"]
+    late = np.random.default_rng(9)
+    two.register("a", late)
+    assert two.unclaimed == []
+    assert late.random() == expected
+
+
+def test_seeds_are_mixed_and_not_added():
+    assert mix(0, "order", 1) != mix(1, "order", 0)
+    assert mix(1, 2) != mix("1", 2)
+    assert mix("ab", "c") != mix("a", "bc")
