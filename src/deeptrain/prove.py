@@ -123,14 +123,11 @@ def prove_script(
     life.run()
     training = life.ended - life.began
     killed = _Life(life.command, directory / "killed", seconds=training / CHECKPOINTS)
-    say("The script runs again from its beginning, to be killed with SIGKILL at a random moment.")
+    say("The script runs anew, and will be killed with SIGKILL at random moments.")
     done = 0
     while done < kills and not killed.run(kill_after=moments.uniform(0, training / (kills + 1))):
         done += 1
-        more = f"kill {done + 1} of {kills} follows" if done < kills else "this time it may finish"
-        say(
-            f"{killed.where()}: killed with SIGKILL ({done} of {kills}). Starting the same script again; {more}."
-        )
+        say(f"Killed with SIGKILL {killed.where()} ({done} of {kills}). The same script is started again.")
     if done == kills:
         killed.run()
     return ScriptProof(done, [_pair(a, b) for a, b in zip(life.runs(), killed.runs(), strict=True)])
@@ -157,7 +154,11 @@ class _Life:
     def where(self) -> str:
         """How far the newest run has come, in words."""
         runs = self.runs()
-        return f"Iteration {last_iteration(runs[-1] / 'journal.jsonl')}" if runs else "Before the first run"
+        return (
+            f"after iteration {last_iteration(runs[-1] / 'journal.jsonl')}"
+            if runs
+            else "before its run began"
+        )
 
     def run(self, kill_after: float | None = None) -> bool:
         """Run it to its end, or kill it so many seconds after it began to train.

@@ -17,7 +17,6 @@ where the one that saved it stood, even between two handlers of one event or in 
 from __future__ import annotations
 
 import copy
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -25,8 +24,9 @@ import torch
 from deeptrain.callbacks.base import Event, Handlers
 from deeptrain.callbacks.display import Display
 from deeptrain.checkpoint.settings import Checkpoints
+from deeptrain.checkpoint.snapshot import gather, restore
 from deeptrain.control.interrupt import Interrupts, end_by_signal_if_uncaught
-from deeptrain.evaluation.validation import Pass, Validation
+from deeptrain.evaluation.judging import Judging
 from deeptrain.integrations.torch_loader import as_feed
 from deeptrain.introspect.info import Info
 from deeptrain.run.record import plain
@@ -34,11 +34,10 @@ from deeptrain.run.run import Run, TornStateError
 from deeptrain.state import tree
 from deeptrain.state.cadence import EPOCH_END, ITERATION, At, Due
 from deeptrain.state.history import History
-from deeptrain.state.progress import Phase, Progress, Task, check_version
+from deeptrain.state.progress import Phase, Progress, Task
 from deeptrain.state.randomness import Streams
 from deeptrain.step.base import Outcome, Step, Totals, figures_of
 from deeptrain.step.function import FunctionStep
-from deeptrain.step.parts import put_back, training_flags
 from deeptrain.step.rollback import Rollback
 
 if TYPE_CHECKING:
@@ -52,8 +51,8 @@ if TYPE_CHECKING:
     from deeptrain.callbacks.base import Callback
     from deeptrain.data.batch import Batch
     from deeptrain.data.loader import BatchLoader
+    from deeptrain.evaluation.validation import Validation
 
-VERSION = 1
 _BOTH_ENDS = ("train_iter_end", "train_batch_end")
 
 
@@ -114,8 +113,9 @@ class Trainer:
         self.learner: Step = step if isinstance(step, Step) else FunctionStep(step)
         self.streams = Streams(self.learner.device)
         self.train = as_feed(train, self.seed)
-        self.validation = validation
-        self.val = None if validation is None else as_feed(validation.loader, self.seed)
+        self.judging = Judging(
+            validation, None if validation is None else as_feed(validation.loader, self.seed)
+        )
         self.epochs = epochs
         self.config = dict(config or {})
         self.checkpoints = checkpoints or Checkpoints()
@@ -125,17 +125,16 @@ class Trainer:
         self.history = History()
         self.last: Event | None = None
 
-        self._interrupts = Interrupts()
+        self.interrupts = Interrupts()
         self._started = self._committing = False
-        self._handling: tuple[str, dict[str, Any], list[Any]] | None = None
-        self._pass: Pass | None = None
+        self.handling: tuple[str, dict[str, Any], list[Any]] | None = None
         self._validate_due = Due(None if validation is None else validation.every)
         self._checkpoint_due = Due(self.checkpoints.every)
         self._heard = bool(self.handlers.calls["train_iter_end"] or self.handlers.calls["train_batch_end"])
 
         self.learner.prepare(self._totals())
         self.learner.bind(self._begin_commit)
-        self._rollback = Rollback(self.streams, self.learner.modules())
+        self.rollback = Rollback(self.streams, self.learner.modules())
         self.settings: dict[str, Any] = plain(self._settings())
         self.run = Run.open(self, runs=runs, name=name, resume=resume)
         self.run.restore(self, str(resume))
@@ -178,15 +177,7 @@ class Trainer:
         Returns:
             The figures by name.
         """
-        if self.validation is None or self.val is None:
-            raise ValueError("this trainer has no validation: give it validation=dt.Validation(loader, ...)")
-        place, key = self.val.position, (self.seed, "validate", self.progress.validation.passes)
-        whole = Pass(self.validation, self.val, self.learner, self.streams, key)
-        try:
-            whole.catch_up(self.val.batches)
-            return whole.figures()
-        finally:
-            self.val.seek(epoch=place.epoch, batch=place.batch)
+        return self.judging.now(self)
 
     def pause(self, reason: str = "a pause was requested") -> bool:
         """Ask the running trainer to stop at the next safe point; from a handler or from any thread.
@@ -196,13 +187,13 @@ class Trainer:
         Returns:
             False where nothing is running.
         """
-        return self._interrupts.request(reason)
+        return self.interrupts.request(reason)
 
     # ------------------------------------------------------------------ the loop
 
     def _go(self, counter: str, goal: int, *, stop: bool = True) -> None:
         """Run until a counter has come to a count, or to the run's end."""
-        with self._interrupts:
+        with self.interrupts:
             try:
                 self._start()
                 while self.progress.phase is not Phase.DONE and not self._rests_at(counter, goal):
@@ -244,8 +235,8 @@ class Trainer:
 
     def _advance(self) -> None:
         """Go from one safe point to the next."""
-        if self._interrupts.requested is not None:
-            raise self._interrupts.exception(Info.of(self).line)
+        if self.interrupts.requested is not None:
+            raise self.interrupts.exception(Info.of(self).line)
         if self.progress.pending:
             self._deliver(self.progress.pending[0])
         elif self._is_complete():
@@ -255,8 +246,8 @@ class Trainer:
 
     def _iterate(self) -> None:
         """Fetch and compute, which can be undone; then commit."""
-        self._rollback.capture()
-        self._commit(*self._interrupts.abortably(self._compute, self._undo))
+        self.rollback.capture()
+        self._commit(*self.interrupts.abortably(self._compute, self._undo))
 
     def _compute(self) -> tuple[Batch, Outcome, dict[str, Any]]:
         batch = self.train.fetch()
@@ -265,16 +256,16 @@ class Trainer:
 
     def _begin_commit(self) -> None:
         """The step changes from here on what cannot be put back: it is not to be interrupted any more."""
-        self._interrupts.abortable = False
+        self.interrupts.abortable = False
         self._committing = True
 
     def _undo(self, error: BaseException) -> None:
         """Go back to before the computation, or say that there is no way back."""
         if self._committing:
-            self._tear("the step", error)
+            self.tear("the step", error)
         else:
             self.learner.discard()
-            self._rollback.restore()
+            self.rollback.restore()
 
     def _commit(self, batch: Batch, outcome: Outcome, figures: dict[str, Any]) -> None:
         """Make an iteration count. An exception in here tears the state."""
@@ -293,14 +284,15 @@ class Trainer:
             self.run.on_iteration(done.iterations, batch, figures)
             self._raise_train_events(batch, outcome, figures, moved)
         except BaseException as error:
-            self._tear("the commit", error)
+            self.tear("the commit", error)
             raise
         self._committing = False
         if self.run.proving:
             self.run.trace(self)
         self.display.on_iteration(self)
 
-    def _tear(self, what: str, error: BaseException) -> None:
+    def tear(self, what: str, error: BaseException) -> None:
+        """Note that an exception came out of the middle of a commit: the state is not whole."""
         self._committing = False
         at = self.progress.train.iterations
         self.progress.torn = f"{what} of iteration {at + 1} was cut short by {type(error).__name__}: {error}"
@@ -329,13 +321,13 @@ class Trainer:
             replaying,
         )
         if self._heard or moved is EPOCH_END:
-            self._put_handlers(names, self.last)
+            self.put_handlers(names, self.last)
         for kind in follow:
             pending.append(Task(kind))
         if "checkpoint" not in follow and self.run.save_is_due():
             pending.append(Task("checkpoint"))
 
-    def _put_handlers(self, names: Sequence[str], event: Event, *, first: bool = False) -> None:
+    def put_handlers(self, names: Sequence[str], event: Event, *, first: bool = False) -> None:
         """Put an event's handlers on the list: at its end, or before everything else."""
         tasks = [
             Task("handler", event.named(name), callback)
@@ -351,7 +343,7 @@ class Trainer:
         if task.kind == "handler":
             self._handle(task)
         elif task.kind == "validation":
-            self._validate()
+            self.judging.advance(self)
         else:
             self._save_pending(task)
 
@@ -362,83 +354,21 @@ class Trainer:
         in_validation = event.name.startswith("val_")
 
         def call() -> None:
-            self._handling = (task.callback, state, place)
+            self.handling = (task.callback, state, place)
             if in_validation:
-                self.streams.seed(
-                    *self._pass_key(), self.progress.validation.batches, event.name, task.callback
-                )
+                self.streams.seed(*self.judging.key(self), event.name, task.callback)
             self.handlers.calls[event.name][task.callback](self, event)
 
         def undo(_: BaseException) -> None:
-            self._handling = None
+            self.handling = None
             self.streams.restore(place)
             callback.load_state_dict(copy.deepcopy(state))
 
-        self._interrupts.abortably(call, undo)
-        self._handling = None
+        self.interrupts.abortably(call, undo)
+        self.handling = None
         if in_validation:
             self.streams.restore(place)
         self.progress.pending.popleft()
-
-    # ------------------------------------------------------------------ validation
-
-    def _pass_key(self) -> tuple[int | str, ...]:
-        return (self.seed, "validation", self.progress.validation.passes)
-
-    def _validate(self) -> None:
-        """Do the next piece of the validation under way: one batch, or the figures of the whole pass."""
-        self._rollback.capture()
-        flags = training_flags(self.learner.modules())
-
-        def undo(_: BaseException) -> None:
-            put_back(flags)
-            self._rollback.restore()
-
-        commit = self._interrupts.abortably(self._validate_piece, undo)
-        try:
-            commit()
-        except BaseException as error:
-            self._tear("the validation after", error)
-            raise
-
-    def _validate_piece(self) -> Callable[[], None]:
-        """Compute one piece, and say how it is to be committed."""
-        assert self.validation is not None
-        assert self.val is not None
-        if self._pass is None:
-            begun = Pass(self.validation, self.val, self.learner, self.streams, self._pass_key())
-            begun.catch_up(self.progress.validation.batches)
-            self._pass = begun
-        if self._pass.done < self.val.batches:
-            return partial(self._end_validation_batch, self._pass, *self._pass.evaluate())
-        return partial(self._end_validation, self.validation, self._pass.figures())
-
-    def _end_validation_batch(self, run: Pass, batch: Batch, outcome: Outcome) -> None:
-        self.progress.phase = Phase.VALIDATE
-        run.gather(batch, outcome)
-        self.progress.validation.batches += 1
-        done, names = self.progress.train, ("val_iter_end", "val_batch_end")
-        event = Event(
-            names[0], done.iterations, batch.epoch, batch, outcome.predictions, figures_of(outcome), names
-        )
-        self._put_handlers(names, event, first=True)
-
-    def _end_validation(self, validation: Validation, figures: dict[str, float]) -> None:
-        at = self.progress.train.iterations
-        self._pass = None
-        self.progress.phase = Phase.TRAIN
-        self.progress.validation.passes += 1
-        self.progress.validation.batches = 0
-        self.progress.pending.popleft()
-        self.learner.end_validation(figures.get(validation.key_metric))
-        self.history.add(at, figures, "val.")
-        self.run.journal("validation", at=at, figures=figures)
-        replaying = at <= self.run.replay_until
-        event = Event(
-            "val_end", at, self.progress.train.epochs, None, None, dict(figures), ("val_end",), replaying
-        )
-        self._put_handlers(("val_end",), event, first=True)
-        self.display.on_validation(self, figures)
 
     # ------------------------------------------------------------------ saving, loading, looking
 
@@ -487,23 +417,7 @@ class Trainer:
 
         Inside a handler this is the state in which the handler has not been called yet, so that it will be.
         """
-        callbacks, place = self.handlers.state_dict(), None
-        if self._handling is not None:
-            name, callbacks[name], place = self._handling
-        data = {"train": self.train.state_dict()}
-        if self.val is not None:
-            # Its cursor is progress.validation.batches.
-            data["validation"] = {"settings": self.val.settings()}
-        return {
-            "version": VERSION,
-            "seed": self.seed,
-            "progress": self.progress.state_dict(),
-            **self.learner.state_dict(),
-            "data": data,
-            "random": self.streams.state_dict(place),
-            "history": self.history.state_dict(),
-            "callbacks": callbacks,
-        }
+        return gather(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved state. If that fails in the middle, the trainer refuses to train until a load succeeds.
@@ -511,34 +425,7 @@ class Trainer:
         Raises:
             ValueError: It is of another version, model, data or set of callbacks; the message names it.
         """
-        check_version("Trainer", state, VERSION)
-        self.progress.torn = "a load was cut short"
-        self.handlers.check(state["callbacks"])
-        self.learner.load_state_dict(state)
-        self.handlers.load_state_dict(state["callbacks"])
-        self.history.load_state_dict(state["history"])
-        self.train.load_state_dict(state["data"]["train"])
-        self.seed = state["seed"]
-        self._pass = None
-        self._restore_progress(state["progress"])
-        # Last, because whatever is built above may draw from them.
-        self.streams.load_state_dict(state["random"])
-        self.tell("load")
-
-    def _restore_progress(self, state: dict[str, Any]) -> None:
-        progress = Progress()
-        progress.load_state_dict(state)
-        for task in progress.pending:
-            if task.event is not None:
-                task.event = Event.from_state(task.event, self._find_batch)
-        if progress.phase is Phase.DONE and progress.train.epochs < self.epochs:
-            progress.phase = Phase.TRAIN  # more epochs were asked for
-        self.progress = progress
-
-    def _find_batch(self, event: str, epoch: int, index: int) -> Batch:
-        """Read a batch again by its place, without moving the cursor."""
-        feed = self.val if event.startswith("val_") and self.val is not None else self.train
-        return feed.batch(epoch, index)
+        restore(self, state)
 
     def get(self, path: str) -> Any:
         """The value at a path of the state tree; with `*` in it, a dictionary of all values that match.
@@ -593,23 +480,15 @@ class Trainer:
 
     def _settings(self) -> dict[str, Any]:
         """How every part was made, as plain values: what must match when a run is continued."""
-        data = {"train": self.train.settings()}
-        if self.val is not None:
-            data["validation"] = self.val.settings()
-        validation = None if self.validation is None else self.validation.settings()
-        return {
-            "step": self.learner.settings(),
-            "data": data,
-            "validation": validation,
-            "config": self.config,
-        }
+        data = {"train": self.train.settings(), **self.judging.data_settings()}
+        judged = self.judging.settings()
+        return {"step": self.learner.settings(), "data": data, "validation": judged, "config": self.config}
 
     def close(self) -> None:
         """Let go of the run's lock, its files and the loaders' workers. The trainer can still be looked at."""
         self.run.close()
         self.train.close()
-        if self.val is not None:
-            self.val.close()
+        self.judging.close()
 
     def __enter__(self) -> Trainer:
         return self

@@ -112,7 +112,7 @@ def test_raised_in_a_callback(at):
 def test_raised_in_a_metric_of_validation():
     expected, t = untouched(), recipes.trainer()
     fault = Fault(2)
-    t.validation.metrics["accuracy"] = lambda p, y: (fault(), recipes.accuracy(p, y))[1]
+    t.judging.validation.metrics["accuracy"] = lambda p, y: (fault(), recipes.accuracy(p, y))[1]
     assert fit_through(t) == expected
 
 

@@ -161,7 +161,7 @@ def trainer(
 
 def advance(t, safe_points):
     """Go that many safe points further; True where the run is done."""
-    with t._interrupts:
+    with t.interrupts:
         t._start()
         for _ in range(safe_points):
             if t.progress.phase is dt.Phase.DONE:

@@ -78,8 +78,8 @@ def _line(trainer: Trainer) -> str:
     if progress.phase is Phase.DONE:
         return f"done: {progress.train.epochs} epochs, {done} iterations"
     at = f"epoch {place.epoch + 1}/{trainer.epochs}, batch {place.batch}/{each}, iteration {done}/{each * trainer.epochs}"
-    if progress.phase is Phase.VALIDATE and trainer.val is not None:
-        at += f", validating {progress.validation.batches}/{trainer.val.batches}"
+    if progress.phase is Phase.VALIDATE and trainer.judging.feed is not None:
+        at += f", validating {progress.validation.batches}/{trainer.judging.feed.batches}"
     return at
 
 

@@ -63,7 +63,7 @@ def _things(trainer: Trainer) -> Iterator[tuple[str, Any]]:
             yield f"model.{name}".rstrip("."), part
     for name, callback in trainer.handlers.by_name.items():
         yield f"callbacks.{name}", callback
-    for name, feed in (("train", trainer.train), ("validation", trainer.val)):
+    for name, feed in (("train", trainer.train), ("validation", trainer.judging.feed)):
         dataset = getattr(feed, "dataset", getattr(feed, "source", None))
         if hasattr(dataset, "__dict__"):
             yield f"data.{name}", dataset

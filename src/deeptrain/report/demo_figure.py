@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which people who see fewer colours can tell apart; the lines differ in width too.
 SKY, VERMILION, ORANGE, GREY = "#56B4E9", "#C2410C", "#E69F00", "#555555"
-FONT = {"font.family": "sans-serif", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+FONT: Any = {"font.family": "sans-serif", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,8 +154,8 @@ def _keep(trainer: Trainer, found: Found, mismatches: list[Mismatch]) -> Callabl
     trainer.settings = recorded
     trainer.config = dict(recorded["config"])
     trainer.train.adopt(recorded["data"]["train"])
-    if trainer.val is not None:
-        trainer.val.adopt(recorded["data"]["validation"])
+    if trainer.judging.feed is not None:
+        trainer.judging.feed.adopt(recorded["data"]["validation"])
     return _nothing
 
 

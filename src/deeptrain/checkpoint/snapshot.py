@@ -1,0 +1,65 @@
+"""The whole of a trainer as one state tree, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from deeptrain.callbacks.base import Event
+from deeptrain.state.progress import Phase, Progress, check_version
+
+if TYPE_CHECKING:
+    from deeptrain.data.batch import Batch
+    from deeptrain.trainer import Trainer
+
+VERSION = 1
+
+
+def gather(trainer: Trainer) -> dict[str, Any]:
+    """Everything that decides how a run goes on. See `Trainer.state_dict`."""
+    callbacks, place = trainer.handlers.state_dict(), None
+    if trainer.handling is not None:
+        # Inside a handler: the state in which it has not been called yet, so that it will be.
+        name, callbacks[name], place = trainer.handling
+    return {
+        "version": VERSION,
+        "seed": trainer.seed,
+        "progress": trainer.progress.state_dict(),
+        **trainer.learner.state_dict(),
+        "data": {"train": trainer.train.state_dict(), **trainer.judging.data_state()},
+        "random": trainer.streams.state_dict(place),
+        "history": trainer.history.state_dict(),
+        "callbacks": callbacks,
+    }
+
+
+def restore(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Put a trainer where a tree says. See `Trainer.load_state_dict`."""
+    check_version("Trainer", state, VERSION)
+    trainer.handlers.check(state["callbacks"])
+    trainer.progress.torn = "a load was cut short"
+    trainer.learner.load_state_dict(state)
+    trainer.handlers.load_state_dict(state["callbacks"])
+    trainer.history.load_state_dict(state["history"])
+    trainer.train.load_state_dict(state["data"]["train"])
+    trainer.seed = state["seed"]
+    trainer.judging.forget()
+    trainer.progress = _progress(trainer, state["progress"])
+    # Last, because whatever is built above may draw from them.
+    trainer.streams.load_state_dict(state["random"])
+    trainer.tell("load")
+
+
+def _progress(trainer: Trainer, state: dict[str, Any]) -> Progress:
+    progress = Progress()
+    progress.load_state_dict(state)
+
+    def find(event: str, epoch: int, index: int) -> Batch:
+        feed = trainer.judging.feed if event.startswith("val_") else None
+        return (feed or trainer.train).batch(epoch, index)
+
+    for task in progress.pending:
+        if task.event is not None:
+            task.event = Event.from_state(task.event, find)
+    if progress.phase is Phase.DONE and progress.train.epochs < trainer.epochs:
+        progress.phase = Phase.TRAIN  # more epochs were asked for
+    return progress

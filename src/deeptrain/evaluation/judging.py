@@ -1,0 +1,143 @@
+"""`Judging`: validation as a phase of the loop, one batch for each transition.
+
+The pass under way lives here; how far it is lives in the progress, which is saved. A trainer that loads a
+state from the middle of a pass computes the pass again up to there, silently.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from deeptrain.callbacks.base import Event
+from deeptrain.evaluation.validation import Pass, Validation
+from deeptrain.state.progress import Phase
+from deeptrain.step.base import Outcome, figures_of
+from deeptrain.step.parts import put_back, training_flags
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from deeptrain.data.batch import Batch
+    from deeptrain.data.feed import Feed
+    from deeptrain.trainer import Trainer
+
+_BOTH_ENDS = ("val_iter_end", "val_batch_end")
+
+
+class Judging:
+    """The validation of one trainer.
+
+    Attributes:
+        validation: What to validate on, how and when; None where there is no validation.
+        feed: Its data.
+    """
+
+    def __init__(self, validation: Validation | None, feed: Feed | None) -> None:
+        self.validation = validation
+        self.feed = feed
+        self._pass: Pass | None = None
+
+    def key(self, trainer: Trainer) -> tuple[int | str, ...]:
+        """What the random streams of the present piece are seeded from."""
+        count = trainer.progress.validation
+        return (*self._pass_key(trainer), count.batches)
+
+    @staticmethod
+    def _pass_key(trainer: Trainer) -> tuple[int | str, ...]:
+        return (trainer.seed, "validation", trainer.progress.validation.passes)
+
+    def _parts(self) -> tuple[Validation, Feed]:
+        if self.validation is None or self.feed is None:
+            raise ValueError("this trainer has no validation: give it validation=dt.Validation(loader, ...)")
+        return self.validation, self.feed
+
+    def advance(self, trainer: Trainer) -> None:
+        """Do the next piece of the pass under way: one batch, or the figures of the whole pass."""
+        trainer.rollback.capture()
+        flags = training_flags(trainer.learner.modules())
+
+        def undo(_: BaseException) -> None:
+            put_back(flags)
+            trainer.rollback.restore()
+
+        commit = trainer.interrupts.abortably(partial(self._compute, trainer), undo)
+        try:
+            commit()
+        except BaseException as error:
+            trainer.tear("the validation after", error)
+            raise
+
+    def _compute(self, trainer: Trainer) -> Callable[[], None]:
+        """Compute one piece, and say how it is to be committed."""
+        validation, feed = self._parts()
+        if self._pass is None:
+            begun = Pass(validation, feed, trainer.learner, trainer.streams, self._pass_key(trainer))
+            begun.catch_up(trainer.progress.validation.batches)
+            self._pass = begun
+        if self._pass.done < feed.batches:
+            batch, outcome = self._pass.evaluate()
+            return partial(self._end_batch, trainer, self._pass, batch, outcome, figures_of(outcome))
+        return partial(self._end, trainer, validation, self._pass.figures())
+
+    @staticmethod
+    def _end_batch(
+        trainer: Trainer, run: Pass, batch: Batch, outcome: Outcome, figures: dict[str, Any]
+    ) -> None:
+        run.gather(batch, outcome)
+        progress = trainer.progress
+        progress.phase = Phase.VALIDATE
+        progress.validation.batches += 1
+        at = progress.train.iterations
+        event = Event(_BOTH_ENDS[0], at, batch.epoch, batch, outcome.predictions, figures, _BOTH_ENDS)
+        event.replaying = at <= trainer.run.replay_until
+        trainer.put_handlers(_BOTH_ENDS, event, first=True)
+
+    def _end(self, trainer: Trainer, validation: Validation, figures: dict[str, float]) -> None:
+        self._pass = None
+        progress = trainer.progress
+        progress.phase = Phase.TRAIN
+        progress.validation.passes += 1
+        progress.validation.batches = 0
+        progress.pending.popleft()
+        at = progress.train.iterations
+        trainer.learner.end_validation(figures.get(validation.key_metric))
+        trainer.history.add(at, figures, "val.")
+        trainer.run.journal("validation", at=at, figures=figures)
+        event = Event("val_end", at, progress.train.epochs, None, None, dict(figures), ("val_end",))
+        event.replaying = at <= trainer.run.replay_until
+        trainer.put_handlers(("val_end",), event, first=True)
+        trainer.display.on_validation(trainer, figures)
+
+    def now(self, trainer: Trainer) -> dict[str, float]:
+        """Make a whole pass that leaves nothing behind. See `Trainer.validate`."""
+        validation, feed = self._parts()
+        place = feed.position
+        key = (trainer.seed, "validate", trainer.progress.validation.passes)
+        whole = Pass(validation, feed, trainer.learner, trainer.streams, key)
+        try:
+            whole.catch_up(feed.batches)
+            return whole.figures()
+        finally:
+            feed.seek(epoch=place.epoch, batch=place.batch)
+
+    def forget(self) -> None:
+        """Another state was loaded: the pass under way is not its."""
+        self._pass = None
+
+    def settings(self) -> dict[str, Any] | None:
+        """How the validation was made, for the run's fingerprint."""
+        return None if self.validation is None else self.validation.settings()
+
+    def data_settings(self) -> dict[str, Any]:
+        """How its loader was made, for the run's fingerprint."""
+        return {} if self.feed is None else {"validation": self.feed.settings()}
+
+    def data_state(self) -> dict[str, Any]:
+        """The loader's part of the state tree; its cursor is `progress.validation.batches`."""
+        return {} if self.feed is None else {"validation": {"settings": self.feed.settings()}}
+
+    def close(self) -> None:
+        """End the loader's workers."""
+        if self.feed is not None:
+            self.feed.close()
