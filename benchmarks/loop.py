@@ -162,6 +162,79 @@ def ignite(norm):
     return _callback_arm(fit)
 
 
+def hf_trainer(norm):
+    """HF Trainer without reports, evaluation and saving."""
+    import transformers
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model, self.loss = make_model(norm), nn.CrossEntropyLoss()
+
+        def forward(self, x, labels):
+            value = self.model(x)
+            return {"loss": self.loss(value, labels), "logits": value}
+
+    class Rows(torch.utils.data.Dataset):
+        def __init__(self):
+            self.batches = ready_batches()
+
+        def __len__(self):
+            return 10**7
+
+        def __getitem__(self, i):
+            x, y = self.batches[i % len(self.batches)]
+            return {"x": x, "labels": y}
+
+    def fit(stop):
+        class Turn(transformers.TrainerCallback):
+            def on_step_end(self, *_, **__):
+                stop()
+
+        arguments = transformers.TrainingArguments(
+            output_dir=tempfile.mkdtemp(prefix="bench-"), report_to=[], save_strategy="no", logging_strategy="no",
+            disable_tqdm=True, use_cpu=True, per_device_train_batch_size=1, max_steps=10**7, dataloader_pin_memory=False,
+        )  # fmt: skip
+        # One item of the data set is one ready batch.
+        transformers.Trainer(
+            Model(), arguments, train_dataset=Rows(), data_collator=lambda items: items[0], callbacks=[Turn()]
+        ).train()
+
+    return _callback_arm(fit)
+
+
+def keras(norm):
+    """Keras 3 on torch, with `fit` over a Python generator of ready batches."""
+    import os
+
+    os.environ["KERAS_BACKEND"] = "torch"
+    import keras as k
+
+    layers = [
+        k.layers.Dense(32),
+        *([k.layers.BatchNormalization()] if norm else []),
+        k.layers.ReLU(),
+        k.layers.Dense(10),
+    ]
+    model = k.Sequential(layers)
+    model.compile("adamw", k.losses.SparseCategoricalCrossentropy(from_logits=True))
+
+    def fit(stop):
+        class Turn(k.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                stop()
+
+        batches = ready_batches()
+
+        def endless():
+            while True:
+                yield from batches
+
+        model.fit(endless(), steps_per_epoch=10**7, verbose=0, callbacks=[Turn()])
+
+    return _callback_arm(fit)
+
+
 def _callback_arm(fit):
     """Turn a `fit` that runs for ever into turns: a thread that waits inside its per-batch callback."""
     import threading
@@ -176,8 +249,13 @@ def _callback_arm(fit):
             go.acquire()
 
     def run():
+        torch.set_num_threads(1)  # counts for each thread
         go.acquire()
-        fit(stop)
+        try:
+            fit(stop)
+        except BaseException as error:
+            state["error"] = error
+            stopped.release()
 
     threading.Thread(target=run, daemon=True).start()
 
@@ -185,6 +263,8 @@ def _callback_arm(fit):
         state["done"], state["end"] = 0, time.perf_counter() + seconds
         go.release()
         stopped.acquire()
+        if "error" in state:
+            raise RuntimeError("an arm failed") from state["error"]
         return state["done"]
 
     return turn
@@ -195,6 +275,8 @@ ARMS = {
     "ignite": ignite,
     "lightning": lightning,
     "lightning+log": lambda norm: lightning(norm, log=True),
+    "hf": hf_trainer,
+    "keras": keras,
 }
 
 

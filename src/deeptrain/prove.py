@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 POLL = 0.002
 # Under this many checkpoints in the whole run the killed one would learn little by being resumed.
 CHECKPOINTS = 12
+# The latest kill, as a share of the time that the run still needs.
+LATEST = 0.7
 
 
 class ProveError(RuntimeError):
@@ -125,7 +127,11 @@ def prove_script(
     killed = _Life(life.command, directory / "killed", seconds=training / CHECKPOINTS)
     say("The script runs anew, and will be killed with SIGKILL at random moments.")
     done = 0
-    while done < kills and not killed.run(kill_after=moments.uniform(0, training / (kills + 1))):
+    while done < kills:
+        left = training * (1 - killed.iterations() / max(life.iterations(), 1))
+        # So that the kills lie in all parts of the run; never near its end by the clock, as clocks are not exact.
+        if killed.run(kill_after=moments.uniform(0, left * min(LATEST, 2 / (kills - done + 1)))):
+            break
         done += 1
         say(f"Killed with SIGKILL {killed.where()} ({done} of {kills}). The same script is started again.")
     if done == kills:
@@ -151,14 +157,14 @@ class _Life:
         """The directories of the runs that it made, in their order."""
         return sorted(self._runs.glob("M*"), key=lambda path: int(path.name[1:].partition("__")[0]))
 
+    def iterations(self) -> int:
+        """How far it has come, over all of its runs."""
+        return sum(last_iteration(run / "journal.jsonl") for run in self.runs())
+
     def where(self) -> str:
-        """How far the newest run has come, in words."""
-        runs = self.runs()
-        return (
-            f"after iteration {last_iteration(runs[-1] / 'journal.jsonl')}"
-            if runs
-            else "before its run began"
-        )
+        """How far it has come, in words."""
+        done = self.iterations()
+        return f"after iteration {done}" if done else "before its first iteration"
 
     def run(self, kill_after: float | None = None) -> bool:
         """Run it to its end, or kill it so many seconds after it began to train.

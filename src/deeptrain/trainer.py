@@ -220,6 +220,7 @@ class Trainer:
         """What is told after the last transition."""
         if self._started:
             self._started = False
+            self.run.rest()
             self.display.on_stop(self)
             self.tell("stop")
 

@@ -68,3 +68,38 @@ def test_stopped_anywhere_gives_the_same_bits(name, start, stride, tmp_path):
         assert stopped_twice(tmp_path / str(k), k, 1 + k % 5, **recipe) == expected, (
             f"stopped after {k} transitions"
         )
+
+
+class PauseInside(dt.Callback):
+    """Asks for a pause from inside a handler, before the other callbacks are told."""
+
+    def __init__(self, event, iteration):
+        self._event, self._iteration = event, iteration
+
+    def _ask(self, trainer, event):
+        if (event.name, event.iteration) == (self._event, self._iteration):
+            trainer.pause()
+
+    on_train_iter_end = on_train_epoch_end = on_val_batch_end = on_val_end = _ask
+
+
+def pause_inside(runs, event, iteration):
+    t = recipes.trainer(runs=runs, name="r", callbacks=[PauseInside(event, iteration), *recipes.callbacks()])
+    try:
+        t.fit()
+    except dt.Interrupted:
+        t.run.save(t)
+        t.close()
+        return summary(t)
+    t.close()
+    return summary(t)
+
+
+@pytest.mark.parametrize(
+    ("event", "iteration"),
+    [("train_iter_end", 3), ("train_epoch_end", 8), ("val_batch_end", 7), ("val_end", 14)],
+)
+def test_paused_from_inside_a_handler(event, iteration, tmp_path):
+    expected = fresh.run(pause_inside, tmp_path / "untouched", "never", 0)
+    assert fresh.run(pause_inside, tmp_path / "paused", event, iteration) != expected
+    assert fresh.run(pause_inside, tmp_path / "paused", "never", 0) == expected

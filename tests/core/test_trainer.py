@@ -320,3 +320,13 @@ def test_a_checkpoint_of_another_model_is_refused_by_path_and_the_trainer_refuse
     wider = dt.Trainer(step_of(nn.Linear(6, 5)), loader(), runs=None, verbosity=0)
     with pytest.raises(ValueError, match=r"model\.weight: found shape \[3, 6\], expected \[5, 6\]"):
         wider.load(tmp_path / "a")
+
+
+def test_a_directory_that_cannot_be_written():
+    with pytest.raises(OSError, match=r"/proc/nowhere: no run can be made here .*: give a directory"):
+        dt.Trainer(step_of(nn.Linear(6, 3)), loader(), runs="/proc/nowhere", verbosity=0)
+
+
+def test_a_step_that_is_neither_step_nor_function():
+    with pytest.raises(TypeError, match="step is a int"):
+        dt.Trainer(3, loader(), runs=None)

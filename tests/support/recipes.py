@@ -119,6 +119,11 @@ class Sampled(torch.utils.data.Dataset):
         return self.x[i] + 0.1 * torch.randn(6) + 0.1 * random.random(), self.y[i]
 
 
+def callbacks():
+    """One with state that is told everything, and one that draws random numbers."""
+    return [Chain(), Jitter()]
+
+
 def trainer(
     scheduler="onecycle", *, shuffle="global", runs=None, name=None, epochs=EPOCHS, every=7, callbacks=None,
     validate=True, torch_loader=False, workers=0, checkpoints=None, verbosity=0, **more,

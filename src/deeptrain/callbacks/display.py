@@ -82,7 +82,7 @@ class Display:
         """A trainer stands where its run is to go on."""
         if trainer.progress.train.iterations:
             again = replay_until - trainer.progress.train.iterations
-            more = f"; {again} iterations are computed again" if again > 0 else ""
+            more = f"; at least {again} iterations are computed again" if again > 0 else ""
             self._say(f"{trainer.run.path}: continuing at {trainer.info().line}{more}")
 
     def on_iteration(self, trainer: Trainer) -> None:

@@ -1,13 +1,15 @@
 """The journal: one line of JSON for everything that happened in a run, appended as it happens.
 
-Each line is one `write`, so that what a killed process did stays on record. A line that a crash cut short is
-cut off before the next append.
+Lines of iterations are put together and written at least every tenth of a second of training, all others at
+once: a process that is killed may leave its last few iterations unmentioned, and nothing else. A line that a
+crash cut short is cut off before the next append.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TAIL = 1 << 16
+LINES, SECONDS = 64, 0.1  # so many lines of iterations, or so much time, may wait
 _json = json.JSONEncoder().encode
 
 
@@ -28,6 +31,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o644)
+        self._waiting: list[tuple[int, int, int, Mapping[str, float]]] = []
+        self._written = 0.0
         self._cut_torn_line()
 
     def _cut_torn_line(self) -> None:
@@ -42,20 +47,37 @@ class Journal:
         os.ftruncate(self._file, 0)
 
     def write(self, kind: str, **entry: Any) -> None:
-        """Append one line."""
+        """Append one line, at once."""
+        self.flush()
         os.write(self._file, (json.dumps({"kind": kind, **entry}) + "\n").encode())
 
     def iteration(self, at: int, epoch: int, batch: int, figures: Mapping[str, float]) -> None:
-        """Append the line of one train iteration; its floats are exact."""
-        # Put together by hand: this is in every iteration.
-        line = (
-            f'{{"kind": "iteration", "at": {at}, "batch": [{epoch}, {batch}], "figures": {_json(figures)}}}\n'
-        )
-        os.write(self._file, line.encode())
+        """Append the line of one train iteration, perhaps a little later; its floats are exact."""
+        self._waiting.append((at, epoch, batch, figures))
+        if len(self._waiting) >= LINES or time.monotonic() - self._written > SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if self._waiting:
+            # Put together by hand: this is in every iteration.
+            lines = [
+                f'{{"kind": "iteration", "at": {at}, "batch": [{epoch}, {batch}], "figures": {_json(_plain(figures))}}}\n'
+                for at, epoch, batch, figures in self._waiting
+            ]
+            os.write(self._file, "".join(lines).encode())
+            self._waiting = []
+        self._written = time.monotonic()
 
     def close(self) -> None:
-        """Close the file."""
+        """Write what waits, and close the file."""
+        self.flush()
         os.close(self._file)
+
+
+def _plain(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Figures as numbers; fetching those that are still on a device was put off until here."""
+    return {name: value if isinstance(value, float) else float(value) for name, value in figures.items()}
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:

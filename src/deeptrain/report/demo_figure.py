@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which people who see fewer colours can tell apart; the lines differ in width too.
 SKY, VERMILION, ORANGE, GREY = "#56B4E9", "#C2410C", "#E69F00", "#555555"
-FONT: Any = {"font.family": "sans-serif", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+FONT: Any = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,7 @@ def draw(pair: RunPair, path: Path) -> None:
 
     untouched, killed = course(open_run(pair.untouched).journal()), course(open_run(pair.killed).journal())
     with mpl.rc_context(FONT):
-        figure = Figure(figsize=(9.6, 6.6), dpi=120, layout="constrained")
+        figure = Figure(figsize=(9.6, 6.6), dpi=110, layout="constrained")
         loss, accuracy, lives = figure.subplots(3, 1, sharex=True, height_ratios=[5, 2.6, 1.5])
         _draw_loss(loss, untouched, killed)
         _draw_accuracy(accuracy, untouched, killed)
@@ -80,10 +85,10 @@ def draw(pair: RunPair, path: Path) -> None:
         for axes in (loss, accuracy):
             _mark(axes, killed)
         loss.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.01, 0.99), ncols=4)
-        figure.suptitle(
-            _title(len(killed.lives) - 1, pair.identical), x=0.012, ha="left", fontsize=13, weight="bold"
-        )
-        loss.set_title(_subtitle(pair), loc="left", fontsize=10, color=GREY, pad=30)
+        title = _title(len(killed.lives) - 1, pair.identical)
+        loss.set_title(title, loc="left", fontsize=13, weight="bold", pad=48)
+        subtitle = {"xy": (0, 1), "xytext": (0, 32), "textcoords": "offset points", "color": GREY}
+        loss.annotate(_subtitle(pair), xycoords="axes fraction", **subtitle)
         figure.savefig(path)
 
 
@@ -98,8 +103,8 @@ def _draw_loss(axes: Axes, untouched: Course, killed: Course) -> None:
 def _draw_accuracy(axes: Axes, untouched: Course, killed: Course) -> None:
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
-    axes.plot(*_points(untouched.accuracy, 100), "o", color=SKY, ms=9)
-    axes.plot(*_points(killed.accuracy, 100), "o-", color=VERMILION, ms=3.5, lw=0.7)
+    axes.plot(*_points(untouched.accuracy, 100), "o", color=SKY, ms=9, clip_on=False)
+    axes.plot(*_points(killed.accuracy, 100), "o-", color=VERMILION, ms=3.5, lw=0.7, clip_on=False)
     axes.set_ylabel("validation\naccuracy")
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}%")

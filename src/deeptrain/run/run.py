@@ -251,6 +251,11 @@ class Run:
         if self._journal is not None:
             self._journal.iteration(at, batch.epoch, batch.index, figures)
 
+    def rest(self) -> None:
+        """The trainer stops running for now: what waits to be written is written."""
+        if self._journal is not None:
+            self._journal.flush()
+
     def trace(self, trainer: Trainer) -> None:
         """Note what the last iteration saw and found, for `deeptrain prove`."""
         assert trainer.last is not None

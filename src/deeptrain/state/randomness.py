@@ -54,7 +54,8 @@ class PythonStream:
     def __init__(self, generator: random.Random | None = None) -> None:
         self.generator: random.Random = random._inst if generator is None else generator  # noqa: SLF001
         # CPython lays the index and the 624 words right behind the object's header.
-        self._address = id(self.generator) + object.__basicsize__
+        size = 4 + 4 * TWISTER_WORDS
+        self._memory = (ctypes.c_char * size).from_address(id(self.generator) + object.__basicsize__)
         self._peeks = self._peek_is_right()
 
     def _peek_is_right(self) -> bool:
@@ -64,7 +65,7 @@ class PythonStream:
         return self._decode(self._peek()) == (version, words, gauss)
 
     def _peek(self) -> tuple[bytes, float | None]:
-        return ctypes.string_at(self._address, 4 + 4 * TWISTER_WORDS), self.generator.gauss_next  # type: ignore[attr-defined]
+        return self._memory.raw, self.generator.gauss_next  # type: ignore[attr-defined]
 
     @staticmethod
     def _decode(peeked: tuple[bytes, float | None]) -> tuple[int, tuple[int, ...], float | None]:
@@ -104,17 +105,18 @@ class NumpyLegacyStream:
 
     def __init__(self) -> None:
         self._owner: Any = None
-        self._address = 0
+        self._twister: Any = None
         self._seen = b""
         self._full: dict[str, Any] | None = None
 
     def _memory(self) -> bytes:
         owner = np.random.mtrand._rand._bit_generator  # noqa: SLF001
         if owner is not self._owner:
-            self._owner, self._full = owner, None
-            twister = type(owner) is np.random.MT19937
-            self._address = owner.ctypes.state_address if twister else 0
-        return ctypes.string_at(self._address, 4 * TWISTER_WORDS + 4) if self._address else b""
+            self._owner, self._full, self._twister = owner, None, None
+            if type(owner) is np.random.MT19937:
+                size = 4 * TWISTER_WORDS + 4
+                self._twister = (ctypes.c_char * size).from_address(owner.ctypes.state_address)
+        return b"" if self._twister is None else self._twister.raw
 
     def capture(self) -> Any:
         """See `Stream`."""

@@ -56,6 +56,11 @@ class FunctionStep:
     """
 
     def __init__(self, function: Callable[[Batch], Any]) -> None:
+        if not callable(function):
+            raise TypeError(
+                f"step is a {type(function).__name__}, expected a SupervisedStep, an object with every method of "
+                "deeptrain.Step, or a function of a batch"
+            )
         self.function = function
         self.parts = parts_of(function)
         self._check_parts()

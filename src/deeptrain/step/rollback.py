@@ -45,7 +45,7 @@ class Rollback:
         self._backups: list[torch.Tensor] = []
         self._count = -1
         self._place: list[Any] = []
-        self._grad_mode = True
+        self._grad_mode = self._plain = True
 
     def _prepare(self) -> None:
         """List the buffers there are now and give each a backup."""
@@ -57,11 +57,15 @@ class Rollback:
         self._tensors = [slot.tensor for slot in self._slots if slot.tensor is not None]
         self._backups = [slot.backup for slot in self._slots if slot.backup is not None]
         self._count = sum(map(len, self._owners))
+        self._plain = not any(tensor.requires_grad for tensor in self._tensors)
 
     def _is_current(self) -> bool:
         if sum(map(len, self._owners)) != self._count:
             return False
-        return all(owner.get(name) is tensor for owner, name, tensor, _ in self._slots)
+        for owner, name, tensor, _ in self._slots:  # noqa: SIM110 - twice as fast as all(); in every iteration
+            if owner.get(name) is not tensor:
+                return False
+        return True
 
     def capture(self) -> None:
         """Remember where everything stands."""
@@ -69,7 +73,9 @@ class Rollback:
         self._grad_mode = torch.is_grad_enabled()
         if not self._is_current():
             self._prepare()
-        if self._tensors:
+        if self._tensors and self._plain:
+            torch._foreach_copy_(self._backups, self._tensors)
+        elif self._tensors:
             with torch.no_grad():
                 torch._foreach_copy_(self._backups, self._tensors)
 
