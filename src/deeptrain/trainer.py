@@ -412,6 +412,7 @@ class Trainer:
             ValueError: It is of another model or of other data; the message names the paths.
         """
         self.load_state_dict(self.run.read(path))
+        self.run.on_load(self, path)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the run goes on, as one tree. Tensors are the live ones, not copies.

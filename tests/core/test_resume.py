@@ -225,3 +225,21 @@ def test_the_record_holds_settings_and_environment(tmp_path):
     assert start["settings"]["data"]["train"]["batch_size"] == 8
     assert start["environment"]["threads"] == 1
     assert start["environment"]["torch"] == torch.__version__
+
+
+def test_more_epochs_than_a_schedule_has_steps_are_refused_before_training(tmp_path):
+    recipes.trainer(runs=tmp_path, name="r").fit()
+    with (
+        pytest.warns(UserWarning, match="takes over"),
+        pytest.raises(ValueError, match="OneCycleLR was made for 16"),
+    ):
+        recipes.trainer(runs=tmp_path, name="r", epochs=3)
+
+
+def test_a_second_trainer_on_the_same_step_makes_its_scheduler_from_the_rates_of_before(tmp_path):
+    first = recipes.trainer("multistep")
+    rates = first.settings["step"]["optimizer"]
+    first.fit()
+    second = dt.Trainer(first.learner, first.train, runs=None, verbosity=0)
+    assert second.settings["step"]["optimizer"] == rates
+    assert second.get("optimizer.param_groups.0.lr") == 1e-2

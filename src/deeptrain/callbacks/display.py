@@ -82,8 +82,9 @@ class Display:
         """A trainer stands where its run is to go on."""
         if trainer.progress.train.iterations:
             again = replay_until - trainer.progress.train.iterations
-            more = f"; at least {again} iterations are computed again" if again > 0 else ""
-            self._say(f"{trainer.run.path}: continuing at {trainer.info().line}{more}")
+            more = f"; {again} or more of them again" if again > 0 else ""
+            name = trainer.run.path.name if trainer.run.path else ""
+            self._say(f"{name}: continuing at {trainer.info().line}{more}")
 
     def on_iteration(self, trainer: Trainer) -> None:
         """An iteration was committed. Called in every one: most of the time it only looks at the clock."""

@@ -99,9 +99,11 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def last_iteration(path: Path) -> int:
-    """The number of the newest train iteration that a journal tells of; 0 where there is none."""
+    """The highest train iteration that a journal tells of since the last load of another state; 0 where none is."""
     newest = 0
     for entry in read_journal(path):
-        if entry.get("kind") in {"iteration", "start"}:
+        if entry.get("kind") == "iteration":
+            newest = max(newest, int(entry["at"]))
+        elif entry.get("kind") == "load":
             newest = int(entry["at"])
     return newest

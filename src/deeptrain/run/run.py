@@ -239,6 +239,11 @@ class Run:
             state, _ = read_checkpoint(path)
         return state
 
+    def on_load(self, trainer: Trainer, path: str | PathLike[str]) -> None:
+        """The user went to another state: what comes now is no replay."""
+        self.replay_until = 0
+        self.journal("load", at=trainer.progress.train.iterations, path=str(path))
+
     # ------------------------------------------------------------------ the journal
 
     def journal(self, kind: str, **entry: Any) -> None:

@@ -75,6 +75,8 @@ class SupervisedStep:
         self.scheduler: Any = None if callable(scheduler) and not hasattr(scheduler, "step") else scheduler
         self._make_scheduler: Any = scheduler if self.scheduler is None else None
         self._scheduler_by = scheduler_by
+        self._as_given = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+        self._totals = Totals(0, 0, 0, 0)
         self._away = self.device.type != "cpu"
         self._parameters = list(model.parameters())
         _check_optimizer(model, optimizer)
@@ -82,6 +84,9 @@ class SupervisedStep:
     def prepare(self, totals: Totals) -> None:
         """Make the scheduler, where a factory was given. See `Step`."""
         if self._make_scheduler is not None:
+            # A second trainer on this step: the rates have moved, and the factory wants those of before.
+            for group, values in zip(self.optimizer.param_groups, self._as_given, strict=True):
+                group.update(values)
             self.scheduler = self._make_scheduler(self.optimizer, totals)
         if self.scheduler is None:
             return
@@ -94,6 +99,24 @@ class SupervisedStep:
             raise ValueError("the scheduler drives another optimizer than the one given to SupervisedStep")
         if self._scheduler_by is None:
             self._scheduler_by = "validations" if isinstance(self.scheduler, ReduceLROnPlateau) else "updates"
+
+        self._totals = totals
+        self._refuse_short_schedule()
+
+    def _refuse_short_schedule(self) -> None:
+        """A schedule with an end raises when it is stepped past it, which would tear the state in the middle of a run.
+
+        Raises:
+            ValueError: The run is longer than its schedule.
+        """
+        steps = getattr(self.scheduler, "total_steps", None)
+        due = {"updates": self._totals.updates, "epochs": self._totals.epochs}.get(str(self._scheduler_by), 0)
+        if steps is not None and due > steps:
+            raise ValueError(
+                f"the scheduler {type(self.scheduler).__name__} was made for {steps} steps and this run has {due} "
+                f"{self._scheduler_by}: give it total_steps=totals.{self._scheduler_by}; a run that was begun with it "
+                'cannot be given more epochs, start another with resume="new"'
+            )
 
     def bind(self, begin_commit: Callable[[], None]) -> None:
         """Nothing in `compute` needs it here. See `Step`."""
@@ -205,6 +228,7 @@ class SupervisedStep:
             load_module_extra(self.loss, state["loss"]["extra"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
+            self._refuse_short_schedule()
         # After the scheduler: some of them write to the optimizer when they load.
         load_optimizer(self.optimizer, state["optimizer"])
         self.discard()
