@@ -40,16 +40,23 @@ def ready_batches():
     return [(x[i : i + BATCH].clone(), y[i : i + BATCH].clone()) for i in range(0, ROWS, BATCH)]
 
 
-def bare(norm):
-    """A hand-written loop; yields how many iterations a turn made."""
+def bare(norm, *, copy=False):
+    """A hand-written loop; a turn gives how many iterations it made.
+
+    With `copy` it also copies the buffers once in each iteration, as going back after an abort needs.
+    """
     model, loss = make_model(norm), nn.CrossEntropyLoss()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     batches = ready_batches()
+    buffers = list(model.buffers()) if copy else []
+    backups = [torch.empty_like(buffer) for buffer in buffers]
 
     def turn(seconds):
         done, end = 0, time.perf_counter() + seconds
         while True:
             for x, y in batches:
+                if buffers:
+                    torch._foreach_copy_(backups, buffers)
                 optimizer.zero_grad()
                 value = loss(model(x), y)
                 value.backward()
@@ -271,6 +278,7 @@ def _callback_arm(fit):
 
 
 ARMS = {
+    "one copy": lambda norm: bare(norm, copy=True),
     "deeptrain": deeptrain,
     "ignite": ignite,
     "lightning": lightning,
@@ -283,6 +291,8 @@ ARMS = {
 def measure(norm, arms, seconds):
     turns = {"bare": bare(norm)}
     for name in arms:
+        if name == "one copy" and not norm:
+            continue
         with contextlib.suppress(ImportError):
             turns[name] = ARMS[name](norm)
     added = {name: [] for name in turns if name != "bare"}

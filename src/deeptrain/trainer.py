@@ -123,7 +123,7 @@ class Trainer:
         self.display = verbosity if isinstance(verbosity, Display) else Display(verbosity)
         self.progress = Progress()
         self.history = History()
-        self.last: Event | None = None
+        self._last: Any = None
 
         self.interrupts = Interrupts()
         self._started = self._committing = False
@@ -309,24 +309,26 @@ class Trainer:
             follow.append("validation")
         if self._checkpoint_due(done, moved):
             follow.append("checkpoint")
-        coincides = (*names, *follow) if follow else names
-        replaying = done.iterations <= self.run.replay_until
-        self.last = Event(
-            "train_iter_end",
-            done.iterations,
-            batch.epoch,
-            batch,
-            outcome.predictions,
-            figures,
-            coincides,
-            replaying,
-        )
+        self._last = (batch, outcome, figures, (*names, *follow) if follow else names)
         if self._heard or moved is EPOCH_END:
-            self.put_handlers(names, self.last)
+            self.put_handlers(names, self._event())
         for kind in follow:
             pending.append(Task(kind))
         if "checkpoint" not in follow and self.run.save_is_due():
             pending.append(Task("checkpoint"))
+
+    def _event(self) -> Event:
+        batch, outcome, figures, coincides = self._last
+        at = self.progress.train.iterations
+        replaying = at <= self.run.replay_until
+        return Event(
+            "train_iter_end", at, batch.epoch, batch, outcome.predictions, figures, coincides, replaying
+        )
+
+    @property
+    def last(self) -> Event | None:
+        """The newest train iteration of this process; None before the first and after a load."""
+        return self._event() if self._last else None
 
     def put_handlers(self, names: Sequence[str], event: Event, *, first: bool = False) -> None:
         """Put an event's handlers on the list: at its end, or before everything else."""
@@ -427,6 +429,7 @@ class Trainer:
         Raises:
             ValueError: It is of another version, model, data or set of callbacks; the message names it.
         """
+        self._last = None
         restore(self, state)
 
     def get(self, path: str) -> Any:
@@ -457,10 +460,14 @@ class Trainer:
 
     def tell(self, name: str) -> None:
         """Call the handlers of something that happens at the user's times; it draws no random numbers."""
+        if not self.handlers.calls[name]:
+            return
         place = self.streams.capture()
-        for call in self.handlers.calls[name].values():
-            call(self, Event(name, self.progress.train.iterations, self.progress.train.epochs))
-        self.streams.restore(place)
+        try:
+            for call in self.handlers.calls[name].values():
+                call(self, Event(name, self.progress.train.iterations, self.progress.train.epochs))
+        finally:
+            self.streams.restore(place)
 
     def _refuse_torn(self) -> None:
         if self.progress.torn is not None:

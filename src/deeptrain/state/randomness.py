@@ -61,11 +61,8 @@ class PythonStream:
     def _peek_is_right(self) -> bool:
         if type(self.generator) is not random.Random:
             return False
-        version, words, gauss = self.generator.getstate()
-        return self._decode(self._peek()) == (version, words, gauss)
-
-    def _peek(self) -> tuple[bytes, float | None]:
-        return self._memory.raw, self.generator.gauss_next  # type: ignore[attr-defined]
+        peeked = self._memory.raw, self.generator.gauss_next  # type: ignore[attr-defined]
+        return self._decode(peeked) == self.generator.getstate()
 
     @staticmethod
     def _decode(peeked: tuple[bytes, float | None]) -> tuple[int, tuple[int, ...], float | None]:
@@ -74,7 +71,9 @@ class PythonStream:
 
     def capture(self) -> Any:
         """See `Stream`."""
-        return self._peek() if self._peeks else self.generator.getstate()
+        if self._peeks:
+            return self._memory.raw, self.generator.gauss_next  # type: ignore[attr-defined]
+        return self.generator.getstate()
 
     def restore(self, captured: Any) -> None:
         """See `Stream`."""
@@ -107,29 +106,32 @@ class NumpyLegacyStream:
         self._owner: Any = None
         self._twister: Any = None
         self._seen = b""
-        self._full: dict[str, Any] | None = None
+        self._full: dict[str, Any] = {}
+        self._known = False  # whether the full state holds for as long as the memory stays as it was seen
 
-    def _memory(self) -> bytes:
-        owner = np.random.mtrand._rand._bit_generator  # noqa: SLF001
-        if owner is not self._owner:
-            self._owner, self._full, self._twister = owner, None, None
-            if type(owner) is np.random.MT19937:
-                size = 4 * TWISTER_WORDS + 4
-                self._twister = (ctypes.c_char * size).from_address(owner.ctypes.state_address)
-        return b"" if self._twister is None else self._twister.raw
+    def _watch(self, owner: Any) -> None:
+        """Look at the memory of the generator that is behind the stream now."""
+        self._owner, self._known, self._twister = owner, False, None
+        if type(owner) is np.random.MT19937:
+            size = 4 * TWISTER_WORDS + 4
+            self._twister = (ctypes.c_char * size).from_address(owner.ctypes.state_address)
 
     def capture(self) -> Any:
         """See `Stream`."""
-        memory = self._memory()
-        if self._full is None or memory != self._seen or not memory or self._full.get("has_gauss"):
+        owner = np.random.mtrand._rand._bit_generator  # noqa: SLF001
+        if owner is not self._owner:
+            self._watch(owner)
+        memory = b"" if self._twister is None else self._twister.raw
+        if not self._known or memory != self._seen:
             self._full = dict(np.random.get_state(legacy=False))  # noqa: NPY002
             self._seen = memory
+            self._known = self._twister is not None and not self._full["has_gauss"]
         return self._full
 
     def restore(self, captured: Any) -> None:
         """See `Stream`."""
         np.random.set_state(captured)  # noqa: NPY002
-        self._full = None
+        self._known = False
 
     def seed(self, value: int) -> None:
         """See `Stream`."""
