@@ -41,6 +41,7 @@ RECIPES = {
     "plateau": {"scheduler": "plateau"},
     "epochs": {"scheduler": "epochs", "shuffle": "sets"},
     "torch_loader": {"scheduler": "onecycle", "torch_loader": True},
+    "workers": {"scheduler": "onecycle", "torch_loader": True, "workers": 2},
 }
 
 
@@ -53,9 +54,9 @@ def all_safe_points(recipe):
 
 
 # Every safe point of the first recipe, in pieces for the workers; some of each other one.
-CASES = [("onecycle", start, 4) for start in range(4)] + [
-    (name, 0, 6) for name in RECIPES if name != "onecycle"
-]
+CASES = [("onecycle", start, 4) for start in range(4)]
+CASES += [(name, 0, 6) for name in ("multistep", "plateau", "epochs", "torch_loader")]
+CASES += [("workers", 20, 40)]
 
 
 @pytest.mark.parametrize(("name", "start", "stride"), CASES)
@@ -63,6 +64,8 @@ def test_stopped_anywhere_gives_the_same_bits(name, start, stride, tmp_path):
     recipe = RECIPES[name]
     count, expected = fresh.run(all_safe_points, recipe)
     assert count > 60
+    if name == "workers":
+        assert expected == fresh.run(all_safe_points, RECIPES["torch_loader"])[1]
     assert fresh.run(finish, tmp_path / "untouched", **recipe) == expected
     for k in range(start, count, stride):
         assert stopped_twice(tmp_path / str(k), k, 1 + k % 5, **recipe) == expected, (
