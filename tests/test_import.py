@@ -1,6 +1,5 @@
 """`import deeptrain` costs little more than `import torch`: nothing heavy comes along unasked."""
 
-import os
 import subprocess
 import sys
 

@@ -93,9 +93,9 @@ def test_thirty_kills(tmp_path):
 @pytest.mark.torture
 def test_a_thousand_kills(tmp_path):
     expected = fresh.run(train_quietly, tmp_path / "untouched")
-    kills = 0
-    for round_ in range(20):
-        found, starts = kill_for_ever(tmp_path / f"killed{round_}", 50, seed=round_)
+    kills = runs = 0
+    while kills < 1000:
+        found, starts = kill_for_ever(tmp_path / f"killed{runs}", 50, seed=runs)
         assert found == expected
-        kills += starts - 1
-    print(f"\n{kills} SIGKILLs in 20 runs: each run ended with the digest {expected}")
+        kills, runs = kills + starts - 1, runs + 1
+    print(f"\n{kills} SIGKILLs in {runs} runs: each run ended with the digest {expected}")
