@@ -38,6 +38,7 @@ from deeptrain.state.progress import Phase, Progress, Task
 from deeptrain.state.randomness import Streams
 from deeptrain.step.base import Outcome, Step, Totals, figures_of
 from deeptrain.step.function import FunctionStep
+from deeptrain.step.parts import group_values, put_back_groups
 from deeptrain.step.rollback import Rollback
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ class Trainer:
     ) -> None:
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
             raise ValueError(f"epochs={epochs!r}: expected a whole number of passes from 1 up")
+        if config is not None and not isinstance(config, dict):
+            raise TypeError(f"config={config!r}: expected a dict of values to keep with the run")
         if validation is not None and validation.loader is train:
             raise ValueError(
                 "the train loader is the validation's loader too: make a second one, each has its place"
@@ -150,6 +153,8 @@ class Trainer:
             Interrupted: A signal or `pause()` stopped it. The state is whole: call `fit()` again.
             TornStateError: An exception tore the state earlier; load a checkpoint first.
         """
+        if until is not None and not isinstance(until, At):
+            raise TypeError(f"fit(until={until!r}): expected a point of the run, such as dt.At(epoch=2)")
         counter, goal = ("epochs", self.epochs + 1) if until is None else until.target
         self._go(counter, goal)
 
@@ -177,7 +182,10 @@ class Trainer:
         Returns:
             The figures by name.
         """
-        return self.judging.now(self)
+        if self.handling is not None:
+            return self.judging.now(self)
+        with self.interrupts:
+            return self.judging.abortably(self, lambda: self.judging.now(self))
 
     def pause(self, reason: str = "a pause was requested") -> bool:
         """Ask the running trainer to stop at the next safe point; from a handler or from any thread.
@@ -196,8 +204,10 @@ class Trainer:
         with self.interrupts:
             try:
                 self._start()
-                while self.progress.phase is not Phase.DONE and not self._rests_at(counter, goal):
+                while self.progress.phase is not Phase.DONE and not self._rests_at(counter, goal, stop=stop):
                     self._advance()
+                if self.progress.phase is not Phase.DONE:
+                    self._pause_if_asked()
             except BaseException as error:
                 self.run.save_on_the_way_out(self, error)
                 raise
@@ -224,20 +234,22 @@ class Trainer:
             self.display.on_stop(self)
             self.tell("stop")
 
-    def _rests_at(self, counter: str, goal: int) -> bool:
-        return (
-            getattr(self.progress.train, counter) >= goal
-            and not self.progress.pending
-            and not self._is_complete()
-        )
+    def _rests_at(self, counter: str, goal: int, *, stop: bool) -> bool:
+        """Whether to stop here. A loop's body counts to its iteration, so that a checkpoint waits until it is through."""
+        if getattr(self.progress.train, counter) < goal or (self._is_complete() and stop):
+            return False
+        return all(task.kind == "checkpoint" and not stop for task in self.progress.pending)
 
     def _is_complete(self) -> bool:
         return self.progress.train.epochs >= self.epochs
 
-    def _advance(self) -> None:
-        """Go from one safe point to the next."""
+    def _pause_if_asked(self) -> None:
         if self.interrupts.requested is not None:
             raise self.interrupts.exception(Info.of(self).line)
+
+    def _advance(self) -> None:
+        """Go from one safe point to the next."""
+        self._pause_if_asked()
         if self.progress.pending:
             self._deliver(self.progress.pending[0])
         elif self._is_complete():
@@ -247,6 +259,7 @@ class Trainer:
 
     def _iterate(self) -> None:
         """Fetch and compute, which can be undone; then commit."""
+        self._committing = False
         self.rollback.capture()
         self._commit(*self.interrupts.abortably(self._compute, self._undo))
 
@@ -263,14 +276,17 @@ class Trainer:
     def _undo(self, error: BaseException) -> None:
         """Go back to before the computation, or say that there is no way back."""
         if self._committing:
-            self.tear("the step", error)
+            self.tear(f"the step of iteration {self.progress.train.iterations + 1}", error)
         else:
-            self.learner.discard()
-            self.rollback.restore()
+            try:
+                self.learner.discard()
+            finally:
+                self.rollback.restore()
 
     def _commit(self, batch: Batch, outcome: Outcome, figures: dict[str, Any]) -> None:
         """Make an iteration count. An exception in here tears the state."""
         done = self.progress.train
+        at = done.iterations
         moved: tuple[str, ...] = ITERATION
         try:
             self.learner.apply()
@@ -285,9 +301,10 @@ class Trainer:
             self.run.on_iteration(done.iterations, batch, figures)
             self._raise_train_events(batch, outcome, figures, moved)
         except BaseException as error:
-            self.tear("the commit", error)
+            self.tear(f"the commit of iteration {at + 1}", error)
             raise
         self._committing = False
+        self.run.write_journal()
         if self.run.proving:
             self.run.trace(self)
         self.display.on_iteration(self)
@@ -295,8 +312,7 @@ class Trainer:
     def tear(self, what: str, error: BaseException) -> None:
         """Note that an exception came out of the middle of a commit: the state is not whole."""
         self._committing = False
-        at = self.progress.train.iterations
-        self.progress.torn = f"{what} of iteration {at + 1} was cut short by {type(error).__name__}: {error}"
+        self.progress.torn = f"{what} was cut short by {type(error).__name__}: {error}"
 
     def _raise_train_events(
         self, batch: Batch, outcome: Outcome, figures: dict[str, Any], moved: tuple[str, ...]
@@ -351,9 +367,11 @@ class Trainer:
             self._save_pending(task)
 
     def _handle(self, task: Task) -> None:
-        """Call one handler; if it does not come to its end, put back its declared state and the streams."""
+        """Call one handler; if it does not come to its end, put back its declared state and what abort covers."""
         callback, event = self.handlers.by_name[task.callback], task.event
-        state, place = copy.deepcopy(callback.state_dict()), self.streams.capture()
+        self.rollback.capture()
+        state, place = copy.deepcopy(callback.state_dict()), self.rollback.place
+        groups = group_values(self.learner.optimizers())
         in_validation = event.name.startswith("val_")
 
         def call() -> None:
@@ -364,7 +382,8 @@ class Trainer:
 
         def undo(_: BaseException) -> None:
             self.handling = None
-            self.streams.restore(place)
+            self.rollback.restore()
+            put_back_groups(self.learner.optimizers(), groups)
             callback.load_state_dict(copy.deepcopy(state))
 
         self.interrupts.abortably(call, undo)
@@ -429,6 +448,11 @@ class Trainer:
         Raises:
             ValueError: It is of another version, model, data or set of callbacks; the message names it.
         """
+        if self.handling is not None:
+            raise RuntimeError(
+                f"a state was to be loaded inside a handler of {self.handling[0]}: what is pending would be of two states; "
+                "let the handler call trainer.pause(), and load once fit() has raised Interrupted"
+            )
         self._last = None
         restore(self, state)
 

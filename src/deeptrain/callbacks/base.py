@@ -78,7 +78,7 @@ class Event:
             "iteration": self.iteration,
             "epoch": self.epoch,
             "batch": None if self.batch is None else [self.batch.epoch, self.batch.index],
-            "outputs": self.outputs,
+            "outputs": _as_plain(self.outputs),
             "figures": self.metrics,
             "coincides": list(self.coincides),
         }
@@ -94,6 +94,15 @@ class Event:
         rest = {key: state[key] for key in ("name", "iteration", "epoch", "outputs", "figures")}
         batch = None if state["batch"] is None else find(state["name"], *state["batch"])
         return cls(**rest, batch=batch, coincides=tuple(state["coincides"]))
+
+
+def _as_plain(tree: Any) -> Any:
+    """Nested outputs with named tuples and the like as the plain containers that a state tree holds."""
+    if isinstance(tree, dict):
+        return {key: _as_plain(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_as_plain(value) for value in tree] if isinstance(tree, list) else tuple(map(_as_plain, tree))
+    return tree
 
 
 class Callback:
@@ -169,6 +178,10 @@ class Handlers:
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
         self.by_name: dict[str, Callback] = {}
+        if isinstance(callbacks, Callback):
+            raise TypeError(
+                f"callbacks is one {type(callbacks).__name__}, expected a list: write callbacks=[...]"
+            )
         for callback in callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(

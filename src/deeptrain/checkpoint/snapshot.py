@@ -43,9 +43,11 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
     trainer.train.load_state_dict(state["data"]["train"])
     trainer.seed = state["seed"]
     trainer.judging.forget()
-    trainer.progress = _progress(trainer, state["progress"])
-    # Last, because whatever is built above may draw from them.
+    progress = _progress(trainer, state["progress"])
+    # After all that may draw from them is built.
     trainer.streams.load_state_dict(state["random"])
+    # Last: only now is the state whole.
+    trainer.progress = progress
     trainer.tell("load")
 
 

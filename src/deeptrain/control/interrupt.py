@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
+import io
 import os
 import signal
 import sys
@@ -76,7 +78,6 @@ class Interrupts:
         self.signal: int | None = None
         self._running = False
         self._previous: dict[int, Any] = {}
-        self._process = 0
 
     def request(self, reason: str) -> bool:
         """Ask for a pause at the next safe point; from any thread.
@@ -97,7 +98,6 @@ class Interrupts:
             )
         self.requested = self.signal = None
         self.abortable = self.aborted = False
-        self._process = os.getpid()
         if threading.current_thread() is not threading.main_thread():
             _say_once_no_signals()
             self._running = True
@@ -108,12 +108,15 @@ class Interrupts:
                 self._previous[number] = signal.signal(number, self._handle)
         # Not earlier: an exception that leaves this method must leave nothing behind.
         self._running = True
+        _active.append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._running = False
+        if self in _active:
+            _active.remove(self)
         # SIGINT last, for the same reason.
         for number in reversed(SIGNALS):
             if number in self._previous:
@@ -121,6 +124,8 @@ class Interrupts:
         if error is None and self.signal is not None:
             # It came after the last safe point. What was asked for is done, and yet a Ctrl-C must not be lost.
             raise self.exception("the run had come to the end of what was asked for")
+        if self.signal is not None and error is not None and not isinstance(error, KeyboardInterrupt):
+            raise self.exception(f"{type(error).__name__} stopped it first") from error
 
     def abortably(self, work: Callable[[], T], undo: Callable[[BaseException], None]) -> T:
         """Do work that a second signal may abort, and undo it where it does not come to its end.
@@ -142,8 +147,6 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if os.getpid() != self._process:
-            return  # a forked worker: the owner of the run decides
         first, self.signal = self.signal is None, number
         if self.requested is None or first:
             self.requested = f"stopped by {signal.Signals(number).name}"
@@ -153,11 +156,48 @@ class Interrupts:
             self.abortable, self.aborted = False, True
             raise self.exception("the computation was aborted and rolled back")
 
+    def leave_child(self) -> None:
+        """In a child process that was forked: put the handlers back as they were, and ignore Ctrl-C."""
+        for number, previous in self._previous.items():
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else previous)
+        self._previous.clear()
+
     def exception(self, where: str) -> Interrupted:
         """The exception that tells of the present request, which is thereby answered."""
         reason, number = self.requested or "a pause was requested", self.signal
         self.requested = self.signal = None
         return Interrupted(reason, where, number)
+
+
+# Trainers of this process that have their handlers installed.
+_active: list[Interrupts] = []
+_mask: list[set[Any]] = []
+
+
+def _before_fork() -> None:
+    """Hold signals back while a process is forked, so that one for the child finds the child's own handlers."""
+    if _active:
+        _mask.append(signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS))
+
+
+def _after_fork() -> None:
+    if _mask:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _mask.pop())
+
+
+def _in_child() -> None:
+    """A child that is forked while a trainer runs ends by SIGTERM as it would elsewhere, so that pools can end theirs.
+
+    Ctrl-C reaches every process of a terminal; the trainer decides what it means, and may go on needing its workers.
+    """
+    for interrupts in _active:
+        interrupts.leave_child()
+    _active.clear()
+    _after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
 
 
 def _replaceable(number: int) -> bool:
@@ -207,6 +247,8 @@ def end_by_signal_if_uncaught() -> None:
         if not isinstance(error, Interrupted):
             before(kind, error, trace)
             return
+        if error.__cause__ is not None:
+            before(type(error.__cause__), error.__cause__, error.__cause__.__traceback__)
         sys.stderr.write(f"Interrupted: {error}\n")
         if not is_interactive():
             _Ending.signal = error.signal
@@ -217,8 +259,10 @@ def end_by_signal_if_uncaught() -> None:
 @atexit.register
 def _end() -> None:
     if _Ending.signal is not None:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
+        # Death by a signal does not flush what the script has not closed.
+        for thing in gc.get_objects():
+            if issubclass(type(thing), io.IOBase):
+                with contextlib.suppress(OSError, ValueError):
+                    thing.flush()
         signal.signal(_Ending.signal, signal.SIG_DFL)
         os.kill(os.getpid(), _Ending.signal)

@@ -7,6 +7,7 @@ crash cut short is cut off before the next append.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -31,7 +32,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o644)
-        self._waiting: list[tuple[int, int, int, Mapping[str, float]]] = []
+        self._waiting: list[tuple[int, int, int, Mapping[str, float]] | str] = []
         self._written = 0.0
         self._cut_torn_line()
 
@@ -48,27 +49,53 @@ class Journal:
 
     def write(self, kind: str, **entry: Any) -> None:
         """Append one line, at once."""
+        self.add(kind, **entry)
         self.flush()
-        os.write(self._file, (json.dumps({"kind": kind, **entry}) + "\n").encode())
+
+    def add(self, kind: str, **entry: Any) -> None:
+        """Append one line, at the next flush; cannot fail for want of space."""
+        self._waiting.append(json.dumps({"kind": kind, **entry}) + "\n")
 
     def iteration(self, at: int, epoch: int, batch: int, figures: Mapping[str, float]) -> None:
-        """Append the line of one train iteration, perhaps a little later; its floats are exact."""
+        """Append the line of one train iteration, at a later flush; its floats are exact."""
         self._waiting.append((at, epoch, batch, figures))
+
+    def flush_if_due(self) -> None:
+        """Write what waits, where it is much or waits for long."""
         if len(self._waiting) >= LINES or time.monotonic() - self._written > SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write what waits, all or nothing.
+
+        Raises:
+            OSError: It could not be written; it goes on waiting.
+        """
         if self._waiting:
-            lines = [_line(*entry) for entry in self._waiting]
-            os.write(self._file, "".join(lines).encode())
+            text = "".join(
+                [line if isinstance(line, str) else _line(*line) for line in self._waiting]
+            ).encode()
+            size = os.fstat(self._file).st_size
+            try:
+                written = os.write(self._file, text)
+            except OSError as error:
+                raise OSError(
+                    error.errno, f"the journal could not be written: {error.strerror}", str(self.path)
+                ) from error
+            if written < len(text):
+                os.ftruncate(self._file, size)
+                raise OSError(
+                    errno.ENOSPC, "the journal could not be written whole: free some space", str(self.path)
+                )
             self._waiting = []
         self._written = time.monotonic()
 
     def close(self) -> None:
         """Write what waits, and close the file."""
-        self.flush()
-        os.close(self._file)
+        try:
+            self.flush()
+        finally:
+            os.close(self._file)
 
 
 def _line(at: int, epoch: int, batch: int, figures: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ state from the middle of a pass computes the pass again up to there, silently.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from deeptrain.callbacks.base import Event
 from deeptrain.evaluation.validation import Pass, Validation
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from deeptrain.data.feed import Feed
     from deeptrain.trainer import Trainer
 
+T = TypeVar("T")
 _BOTH_ENDS = ("val_iter_end", "val_batch_end")
 
 
@@ -54,6 +55,17 @@ class Judging:
 
     def advance(self, trainer: Trainer) -> None:
         """Do the next piece of the pass under way: one batch, or the figures of the whole pass."""
+        commit = self.abortably(trainer, partial(self._compute, trainer))
+        try:
+            commit()
+        except BaseException as error:
+            trainer.tear(f"the validation after iteration {trainer.progress.train.iterations}", error)
+            raise
+        trainer.run.write_journal()
+
+    @staticmethod
+    def abortably(trainer: Trainer, work: Callable[[], T]) -> T:
+        """Do a piece of work that evaluates, and put everything back where it does not come to its end."""
         trainer.rollback.capture()
         flags = training_flags(trainer.learner.modules())
 
@@ -61,12 +73,7 @@ class Judging:
             put_back(flags)
             trainer.rollback.restore()
 
-        commit = trainer.interrupts.abortably(partial(self._compute, trainer), undo)
-        try:
-            commit()
-        except BaseException as error:
-            trainer.tear("the validation after", error)
-            raise
+        return trainer.interrupts.abortably(work, undo)
 
     def _compute(self, trainer: Trainer) -> Callable[[], None]:
         """Compute one piece, and say how it is to be committed."""
@@ -103,7 +110,7 @@ class Judging:
         at = progress.train.iterations
         trainer.learner.end_validation(figures.get(validation.key_metric))
         trainer.history.add(at, figures, "val.")
-        trainer.run.journal("validation", at=at, figures=figures)
+        trainer.run.note("validation", at=at, figures=figures)
         event = Event("val_end", at, progress.train.epochs, None, None, dict(figures), ("val_end",))
         event.replaying = at <= trainer.run.replay_until
         trainer.put_handlers(("val_end",), event, first=True)

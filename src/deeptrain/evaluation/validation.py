@@ -7,6 +7,7 @@ that a process death cut short does exactly that: predictions are not saved, the
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,9 +15,10 @@ import torch
 from deeptrain.data.batch import map_tensors
 from deeptrain.state.cadence import Every
 from deeptrain.step.base import figure
+from deeptrain.step.rollback import Rollback
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch.utils.data import DataLoader
 
@@ -95,6 +97,7 @@ class Pass:
             streams,
             key,
         )
+        self._rollback = Rollback(streams, step.modules())
         self._predictions: list[Any] = []
         self._targets: list[Any] = []
 
@@ -106,9 +109,30 @@ class Pass:
     def evaluate(self) -> tuple[Batch, Outcome]:
         """Evaluate the batch at the feed's cursor; nothing is gathered yet and nothing moves."""
         batch = self._feed.fetch()
-        with self._streams.aside(*self._key, batch.index):
+        with self._aside(batch.index):
             outcome = self._step.evaluate(batch)
         return batch, outcome
+
+    @contextmanager
+    def _aside(self, what: int | str) -> Iterator[None]:
+        """Seed the streams for one piece of the pass; put them, and the modules' buffers, back after it.
+
+        Raises:
+            ValueError: A parameter was changed, so that the training would not be what it is without validation.
+        """
+        parameters = [p for module in self._step.modules() for p in module.parameters()]
+        versions = [p._version for p in parameters]  # noqa: SLF001
+        self._rollback.capture()
+        try:
+            self._streams.seed(*self._key, what)
+            yield
+        finally:
+            self._rollback.restore()
+        if versions != [p._version for p in parameters]:  # noqa: SLF001
+            raise ValueError(
+                "evaluating changed the model's parameters in place (an nn.Embedding with max_norm does so in its "
+                "forward), so that validating would change the training: renormalise in a callback instead"
+            )
 
     def gather(self, batch: Batch, outcome: Outcome) -> bool:
         """Keep a batch's predictions and move on; True where it was the last batch of the pass."""
@@ -132,7 +156,7 @@ class Pass:
         """
         predictions, targets = _join(self._predictions), _join(self._targets)
         found: dict[str, float] = {}
-        with self._streams.aside(*self._key, "figures"), torch.no_grad():
+        with self._aside("figures"), torch.no_grad():
             loss = self._step.loss_over(predictions, targets)
             if loss is not None:
                 found["loss"] = loss

@@ -134,6 +134,8 @@ def _plain(value: Any, depth: int) -> Any:
         return value if math.isfinite(value) else repr(value)
     if isinstance(value, dict) and depth < _DEPTH:
         return {key if type(key) is str else str(key): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=repr)  # their own order differs from process to process
     if isinstance(value, list | tuple) and depth < _DEPTH:
         return [_plain(item, depth + 1) for item in value]
     return _repr(value)

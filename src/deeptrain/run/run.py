@@ -10,6 +10,7 @@ runs/M3__mnist/
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 import warnings
@@ -28,7 +29,6 @@ from deeptrain.run.resume import Found, find, reconcile
 from deeptrain.state import tree
 
 if TYPE_CHECKING:
-    import signal
     from os import PathLike
 
     from deeptrain.data.batch import Batch
@@ -166,6 +166,10 @@ class Run:
         """Before the first iteration: save checkpoint 0, and see that it is equal to the state."""
         if self.taken_over:
             raise RuntimeError(f"another trainer of this process took over {self.path}: go on with that one")
+        if self.path is not None and self._directory is None:
+            raise RuntimeError(
+                f"the trainer was closed, and {self.path} is free for others: make it anew to go on"
+            )
         if self.proving and not self._attributes:
             self._attributes = attributes(trainer)
         if self._store is None or self._saved is not None or self._store.paths():
@@ -203,26 +207,27 @@ class Run:
 
         A failure to save is said and does not hide what stopped the run.
         """
-        number: signal.Signals | int | None = getattr(error, "signal", None)
-        if isinstance(error, Interrupted):
-            self.journal("interrupt", at=trainer.progress.train.iterations, reason=error.reason)
-        else:
-            self.journal(
-                "exception", at=trainer.progress.train.iterations, reason=f"{type(error).__name__}: {error}"
-            )
-        from_outside = number is not None and number != 2  # noqa: PLR2004 - SIGINT
-        if is_interactive() and not from_outside:
-            return
-        if (
-            trainer.progress.torn is not None
-            or isinstance(error, CheckpointError)
-            or self._saved == _position(trainer)
-        ):
-            return
         try:
-            self.save(trainer)
+            self._note_the_end(trainer, error)
+            if self._wants_saving(trainer, error):
+                self.save(trainer)
         except Exception as failure:  # noqa: BLE001 - whatever it is, the first error is the one to show
             sys.stderr.write(f"the state could not be saved on the way out: {failure}\n")
+
+    def _note_the_end(self, trainer: Trainer, error: BaseException) -> None:
+        kind = "interrupt" if isinstance(error, Interrupted) else "exception"
+        reason = error.reason if isinstance(error, Interrupted) else f"{type(error).__name__}: {error}"
+        self.journal(kind, at=trainer.progress.train.iterations, reason=reason)
+
+    def _wants_saving(self, trainer: Trainer, error: BaseException) -> bool:
+        number = getattr(error, "signal", None)
+        if is_interactive() and number in {None, signal.SIGINT}:
+            return False
+        return (
+            trainer.progress.torn is None
+            and not isinstance(error, CheckpointError)
+            and self._saved != _position(trainer)
+        )
 
     def write(self, trainer: Trainer, path: str | PathLike[str]) -> None:
         """Write a checkpoint to a path of the user's."""
@@ -250,6 +255,16 @@ class Run:
         """Write a line to the journal."""
         if self._journal is not None:
             self._journal.write(kind, **entry)
+
+    def note(self, kind: str, **entry: Any) -> None:
+        """Put a line down for the journal, without writing it yet."""
+        if self._journal is not None:
+            self._journal.add(kind, **entry)
+
+    def write_journal(self) -> None:
+        """Write what waits, where that is due; called outside the commit, because the disk may be full."""
+        if self._journal is not None:
+            self._journal.flush_if_due()
 
     def on_iteration(self, at: int, batch: Batch, figures: dict[str, Any]) -> None:
         """Write an iteration's line."""
@@ -286,4 +301,5 @@ class Run:
 
 def _position(trainer: Trainer) -> object:
     progress = trainer.progress
-    return progress.train.iterations, progress.validation.batches, len(progress.pending), progress.phase
+    count = progress.validation
+    return progress.train.iterations, count.passes, count.batches, len(progress.pending), progress.phase

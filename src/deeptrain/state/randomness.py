@@ -223,6 +223,7 @@ class Streams:
         }
         for name, generator in device_generators(device):
             self._streams[name] = TorchStream(generator)
+        self._registered: set[str] = set()
         self._unclaimed: dict[str, dict[str, Any]] = {}
 
     def register(self, name: str, generator: torch.Generator | np.random.Generator | random.Random) -> None:
@@ -237,6 +238,7 @@ class Streams:
         if name in self._streams:
             raise ValueError(f"a random stream named {name!r} is registered already: choose another name")
         stream = self._streams[name] = _stream_over(generator)
+        self._registered.add(name)
         if name in self._unclaimed:
             stream.load_state_dict(self._unclaimed.pop(name))
 
@@ -278,11 +280,18 @@ class Streams:
         """Every stream's place as plain values: of a capture, or of now."""
         places = captured if captured is not None else [None] * len(self._streams)
         pairs = zip(self._streams.items(), places, strict=False)
-        return {"version": VERSION, "streams": {name: s.state_dict(p) for (name, s), p in pairs}}
+        present = {name: stream.state_dict(place) for (name, stream), place in pairs}
+        return {"version": VERSION, "streams": {**present, **self._unclaimed}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put every stream to its saved place; streams that are not registered yet wait for `register`."""
         check_version("Streams", state, VERSION)
+        if missing := sorted(self._registered - set(state["streams"])):
+            raise ValueError(
+                f"the saved state has no random streams named {missing}, which are registered here: "
+                "it is of a run without them, so where they should stand is not known"
+            )
+        self._unclaimed.clear()
         for name, saved in state["streams"].items():
             if name in self._streams:
                 self._streams[name].load_state_dict(saved)

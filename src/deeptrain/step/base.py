@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import nn
+    from torch.optim import Optimizer
 
     from deeptrain.data.batch import Batch
 
@@ -92,6 +93,9 @@ class Step(Protocol):
     def modules(self) -> Iterable[nn.Module]:
         """The modules whose buffers `compute` may change."""
 
+    def optimizers(self) -> Sequence[Optimizer]:
+        """The optimizers whose learning rates and the like are put back where a handler does not come to its end."""
+
     def settings(self) -> dict[str, Any]:
         """Plain values that describe how the step was made, for the run's fingerprint."""
 
@@ -112,6 +116,8 @@ def figures_of(outcome: Outcome) -> dict[str, float | torch.Tensor]:
     if outcome.loss is not None:
         figures["loss"] = outcome.loss.item() if outcome.loss.device.type == "cpu" else outcome.loss
     for name, value in outcome.metrics.items():
+        if type(name) is not str:
+            raise TypeError(f"a metric is named {name!r}, a {type(name).__name__}; expected a str")
         figures[name] = figure(name, value)
     return figures
 
@@ -122,7 +128,7 @@ def figure(name: str, value: Any) -> float | torch.Tensor:
     Raises:
         ValueError: It is not one number; the message names the metric.
     """
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
+    if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex():
         return value.item() if value.device.type == "cpu" else value.detach()
     try:
         return float(value)

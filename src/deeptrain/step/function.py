@@ -4,31 +4,41 @@ The function is the body of a hand-written loop: forward, backward, `optimizer.s
 optimizers and whatever else with a state it uses are found among the variables that it refers to, and join the
 state under their names there.
 
-Its computation ends, and its commit begins, where it first steps one of its optimizers: before that it may be
-aborted and repeated; from there on it is shielded to its end. A function that uses no optimizer is shielded
-from its start.
+Its computation ends, and its commit begins, where it first steps an optimizer: before that it may be aborted
+and repeated; from there on it is shielded to its end. A function that uses no optimizer is shielded from its
+start. Before the commit gradients, the groups' values (learning rates) and the states of schedulers and the
+like are put back.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-import types
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from deeptrain.step.base import Outcome, Totals
-from deeptrain.step.parts import default_device, load_module, load_module_extra, load_optimizer, module_extra
+from deeptrain.step.discovery import parts_of
+from deeptrain.step.parts import (
+    Parameters,
+    default_device,
+    group_values,
+    load_module,
+    load_module_extra,
+    load_optimizer,
+    module_extra,
+    put_back_groups,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from deeptrain.data.batch import Batch
 
-TAKEN = {"version", "progress", "data", "random", "history", "callbacks", "volatile"}
+TAKEN = {"version", "seed", "progress", "data", "random", "history", "callbacks", "step_extra", "volatile"}
 
 
 class FunctionStep:
@@ -39,8 +49,9 @@ class FunctionStep:
             figures (of which "loss" is the loss), or None.
 
     Raises:
-        ValueError: Nothing with a state was found among the function's variables, or one of them has a name
-            that the state tree uses itself.
+        TypeError: It cannot be called.
+        ValueError: Nothing with a state was found among the function's variables, an optimizer's parameters
+            belong to no module that was found, or a part has a name that the state tree uses itself.
 
     Example:
         >>> model = nn.Linear(4, 1)
@@ -63,15 +74,14 @@ class FunctionStep:
             )
         self.function = function
         self.parts = parts_of(function)
-        self._check_parts()
         self._optimizers = [p for p in self.parts.values() if isinstance(p, Optimizer)]
-        self._parameters = [p for module in self.modules() for p in module.parameters()]
-        self._gradients: list[torch.Tensor | None] = []
-        first = self._parameters[0] if self._parameters else None
+        self._small = [p for p in self.parts.values() if not isinstance(p, Optimizer | nn.Module)]
+        self._parameters = Parameters(self.modules(), self._optimizers)
+        self._check_parts()
+        first = next(iter(self._parameters.all()), None)
         self.device = default_device() if first is None else first.device
+        self._before: tuple[list[Any], list[Any], list[Any]] | None = None
         self._began = False
-        for optimizer in self._optimizers:
-            optimizer.register_step_pre_hook(self._on_optimizer_step)
 
     def _check_parts(self) -> None:
         if not self.parts:
@@ -83,6 +93,16 @@ class FunctionStep:
             raise ValueError(
                 f"the step uses variables named {taken}, which the state tree uses itself: rename them"
             )
+        owned = {id(p) for module in self.modules() for p in module.parameters()}
+        for name, part in self.parts.items():
+            if isinstance(part, Optimizer) and any(
+                id(p) not in owned for g in part.param_groups for p in g["params"]
+            ):
+                raise ValueError(
+                    f"the step's optimizer {name!r} holds parameters of no module that was found among the variables "
+                    f"of {self.function!r} (found: {sorted(self.parts)}): their values would not be saved; let the "
+                    "function, or one that it calls, refer to their module by name"
+                )
 
     def prepare(self, totals: Totals) -> None:
         """Nothing is built. See `Step`."""
@@ -91,26 +111,45 @@ class FunctionStep:
         """Take what is called when an optimizer steps first. See `Step`."""
         self._begin_commit = begin_commit
 
-    def _on_optimizer_step(self, *_: Any) -> None:
+    def _on_optimizer_step(self, optimizer: Optimizer, *_: Any) -> None:
+        if not any(optimizer is known for known in self._optimizers):
+            raise ValueError(
+                f"the step {self.function!r} steps a {type(optimizer).__name__} that was not found among its variables "
+                f"(found: {sorted(self.parts)}): its state would not be saved; let the function refer to it by name"
+            )
         if not self._began:
             self._began = True
             self._begin_commit()
 
     def compute(self, batch: Batch) -> Outcome:
         """Call the function. See `Step`."""
-        self._gradients = [None if p.grad is None else p.grad.clone() for p in self._parameters]
+        gradients = [None if p.grad is None else p.grad.clone() for p in self._parameters.all()]
+        small = [copy.deepcopy(part.state_dict()) for part in self._small]
+        self._before = gradients, group_values(self._optimizers), small
         self._began = not self._optimizers
-        if self._began:
-            self._begin_commit()
-        return _outcome(self.function(batch))
+        hook = register_optimizer_step_pre_hook(self._on_optimizer_step)
+        try:
+            if self._began:
+                self._begin_commit()
+            return _outcome(self.function(batch))
+        finally:
+            hook.remove()
 
     def discard(self) -> None:
-        """Put the gradients back to what they were before the function was called. See `Step`."""
-        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+        """Put back what the function may have changed before it stepped an optimizer. See `Step`."""
+        before, self._before = self._before, None
+        if before is None:
+            return  # it was not called
+        gradients, groups, small = before
+        for parameter, gradient in zip(self._parameters.all(), gradients, strict=True):
             parameter.grad = gradient
+        for part, state in zip(self._small, small, strict=True):
+            part.load_state_dict(state)
+        put_back_groups(self._optimizers, groups)
 
     def apply(self) -> None:
         """The function did it. See `Step`."""
+        self._before = None
 
     def end_epoch(self) -> None:
         """Nothing is stepped by epochs. See `Step`."""
@@ -136,16 +175,20 @@ class FunctionStep:
         """The modules among the parts. See `Step`."""
         return [part for part in self.parts.values() if isinstance(part, nn.Module)]
 
+    def optimizers(self) -> Sequence[Optimizer]:
+        """The optimizers among the parts. See `Step`."""
+        return self._optimizers
+
     def settings(self) -> dict[str, Any]:
         """The function's name and its parts. See `Step`."""
+        modules = {name: part for name, part in self.parts.items() if isinstance(part, nn.Module)}
         return {
             "function": getattr(self.function, "__qualname__", type(self.function).__qualname__),
             "parts": {name: type(part).__name__ for name, part in self.parts.items()},
             "model": {
                 f"{name}.{path}": f"{p.dtype} {list(p.shape)}"
-                for name, part in self.parts.items()
-                if isinstance(part, nn.Module)
-                for path, p in part.named_parameters()
+                for name, module in modules.items()
+                for path, p in module.named_parameters()
             },
         }
 
@@ -155,7 +198,7 @@ class FunctionStep:
         modules = {name: part for name, part in self.parts.items() if isinstance(part, nn.Module)}
         state["step_extra"] = {
             "modules": {name: module_extra(module) for name, module in modules.items()},
-            "gradients": [p.grad for p in self._parameters],
+            "gradients": [p.grad for p in self._parameters.all()],
         }
         return state
 
@@ -166,11 +209,10 @@ class FunctionStep:
                 load_optimizer(part, state[name])
             elif isinstance(part, nn.Module):
                 load_module(part, state[name], name)
+                load_module_extra(part, state["step_extra"]["modules"][name])
             else:
-                part.load_state_dict(state[name])
-        for name, extra in state["step_extra"]["modules"].items():
-            load_module_extra(self.parts[name], extra)
-        for parameter, gradient in zip(self._parameters, state["step_extra"]["gradients"], strict=True):
+                part.load_state_dict(copy.deepcopy(state[name]))
+        for parameter, gradient in zip(self._parameters.all(), state["step_extra"]["gradients"], strict=True):
             parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
 
 
@@ -178,39 +220,10 @@ def _outcome(returned: Any) -> Outcome:
     figures = dict(returned) if isinstance(returned, dict) else {"loss": returned}
     loss = figures.pop("loss", None)
     if loss is not None:
-        loss = torch.as_tensor(loss).detach()
+        loss = loss.detach() if isinstance(loss, torch.Tensor) else torch.tensor(loss, dtype=torch.float64)
         if loss.dim():
             raise ValueError(
                 f"the step returned a loss of shape {tuple(loss.shape)}, expected a scalar of shape ()"
             )
     clean = {name: v.detach() if isinstance(v, torch.Tensor) else v for name, v in figures.items()}
     return Outcome(loss, None, clean)
-
-
-def parts_of(function: Any) -> dict[str, Any]:
-    """Whatever has a state among the variables that a function refers to, by name.
-
-    Looks at closures and globals of functions, at `self` of methods, at the arguments of partials and at the
-    attributes of callable objects.
-    """
-    if isinstance(function, functools.partial):
-        bound = {f"arg{i}": value for i, value in enumerate(function.args)} | function.keywords
-        return _with_state(bound) | parts_of(function.func)
-    if isinstance(function, types.MethodType):
-        return _with_state(vars(function.__self__)) | parts_of(function.__func__)
-    if isinstance(function, types.FunctionType):
-        found = inspect.getclosurevars(function)
-        return _with_state({**found.globals, **found.nonlocals})
-    return _with_state(getattr(function, "__dict__", {}))
-
-
-def _with_state(variables: dict[str, Any]) -> dict[str, Any]:
-    def has_state(value: Any) -> bool:
-        methods = ("state_dict", "load_state_dict")
-        if isinstance(value, type) or hasattr(
-            value, "fetch"
-        ):  # a class; a loader, whose place the trainer keeps
-            return False
-        return all(callable(getattr(value, method, None)) for method in methods)
-
-    return {name: value for name, value in variables.items() if has_state(value)}

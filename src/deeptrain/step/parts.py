@@ -7,6 +7,7 @@ parameter's dtype. Here nothing is left out and nothing is cast.
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import torch
 from deeptrain.checkpoint.weights import misfits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import nn
     from torch.optim import Optimizer
@@ -50,6 +51,9 @@ def load_module(module: nn.Module, saved: dict[str, Any], path: str) -> None:
     Raises:
         ValueError: It is of another module; the message names what is missing, unexpected, or of another shape.
     """
+    present = module.state_dict(keep_vars=True)
+    for name, value in saved.items():
+        _make_room(module, name, present.get(name), value)
     if problems := misfits(saved, module.state_dict(), f"{path}."):
         lines = "\n  ".join(problems[:LISTED])
         raise ValueError(
@@ -70,8 +74,27 @@ def load_module_extra(module: nn.Module, extra: dict[str, Any]) -> None:
         p.requires_grad_(name not in frozen)
 
 
+def _make_room(module: nn.Module, path: str, present: Any, saved: Any) -> None:
+    """Where a buffer grew in training, or was None at first, give the module one of the saved shape."""
+    parent, _, name = path.rpartition(".")
+    try:
+        owner = module.get_submodule(parent)
+    except AttributeError:
+        return
+    if name in owner._buffers and isinstance(saved, torch.Tensor):  # noqa: SLF001
+        _set_buffer(module, path, present, saved)
+
+
+def is_expanded(tensor: torch.Tensor) -> bool:
+    """Whether several elements share one place in memory; such a tensor cannot be written to."""
+    return tensor.layout is torch.strided and any(
+        stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
+    )
+
+
 def _set_buffer(module: nn.Module, path: str, present: torch.Tensor | None, saved: torch.Tensor) -> None:
-    if present is not None and present.shape == saved.shape and present.dtype == saved.dtype:
+    fits = present is not None and present.shape == saved.shape and present.dtype == saved.dtype
+    if present is not None and fits and not is_expanded(present):
         with torch.no_grad():
             present.copy_(saved)
         return
@@ -98,7 +121,8 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
     for parameter, number in zip(parameters, numbers, strict=True):
         for key, saved in state["state"].get(number, {}).items():
             loaded = optimizer.state[parameter][key]
-            if isinstance(saved, torch.Tensor) and loaded.dtype != saved.dtype:
+            if isinstance(saved, torch.Tensor) and (loaded is saved or loaded.dtype != saved.dtype):
+                # A copy also where nothing was cast: training must not write into the state that was given.
                 optimizer.state[parameter][key] = saved.to(loaded.device, copy=True)
 
 
@@ -124,6 +148,52 @@ def evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
             yield
     finally:
         put_back(flags)
+
+
+class Parameters:
+    """The parameters that a step may leave gradients in: of its modules, and whatever its optimizers hold.
+
+    Args:
+        modules: The modules.
+        optimizers: The optimizers; groups that are added later count too.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module], optimizers: Sequence[Optimizer]) -> None:
+        self._modules = list(modules)
+        self._optimizers = list(optimizers)
+        self._groups = -1
+        self._all: list[torch.nn.Parameter] = []
+
+    def all(self) -> list[torch.nn.Parameter]:
+        """Every parameter, once."""
+        groups = sum([len(optimizer.param_groups) for optimizer in self._optimizers])
+        if groups != self._groups:
+            held = [p for o in self._optimizers for group in o.param_groups for p in group["params"]]
+            owned = [p for module in self._modules for p in module.parameters()]
+            self._all = list({id(p): p for p in (*owned, *held)}.values())
+            self._groups = groups
+        return self._all
+
+    def drop_gradients(self) -> None:
+        """Leave no gradient."""
+        for parameter in self.all():
+            parameter.grad = None
+
+
+def group_values(optimizers: Sequence[Optimizer]) -> list[dict[str, Any]]:
+    """Learning rates and whatever else the groups of some optimizers hold beside parameters, for `put_back_groups`."""
+    return [
+        {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+    ]
+
+
+def put_back_groups(optimizers: Sequence[Optimizer], values: list[dict[str, Any]]) -> None:
+    """Set the values of groups as they were."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    for group, saved in zip(groups, values, strict=False):
+        group.update(saved)
 
 
 def default_device() -> torch.device:

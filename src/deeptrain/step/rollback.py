@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from deeptrain.step.parts import is_expanded
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -44,17 +46,24 @@ class Rollback:
         self._tensors: list[torch.Tensor] = []
         self._backups: list[torch.Tensor] = []
         self._count = -1
-        self._place: list[Any] = []
+        self.place: list[Any] = []
         self._grad_mode = self._plain = True
 
     def _prepare(self) -> None:
         """List the buffers there are now and give each a backup."""
         self._slots = [
-            _Slot(owner, name, tensor, None if tensor is None else torch.empty_like(tensor))
+            _Slot(
+                owner,
+                name,
+                tensor,
+                None if tensor is None or is_expanded(tensor) else torch.empty_like(tensor),
+            )
             for owner in self._owners
             for name, tensor in owner.items()
         ]
-        self._tensors = [slot.tensor for slot in self._slots if slot.tensor is not None]
+        self._tensors = [
+            slot.tensor for slot in self._slots if slot.tensor is not None and slot.backup is not None
+        ]
         self._backups = [slot.backup for slot in self._slots if slot.backup is not None]
         self._count = sum(map(len, self._owners))
         self._plain = not any(tensor.requires_grad for tensor in self._tensors)
@@ -69,15 +78,24 @@ class Rollback:
 
     def capture(self) -> None:
         """Remember where everything stands."""
-        self._place = self._streams.capture()
+        self.place = self._streams.capture()
         self._grad_mode = torch.is_grad_enabled()
         if not self._is_current():
             self._prepare()
-        if self._tensors and self._plain:
+        if not self._tensors:
+            return
+        try:
+            self._back_up()
+        except RuntimeError:  # one was given another shape through its `.data`
+            self._prepare()
+            self._back_up()
+
+    def _back_up(self) -> None:
+        if self._plain:
             torch._foreach_copy_(self._backups, self._tensors)
-        elif self._tensors:
-            with torch.no_grad():
-                torch._foreach_copy_(self._backups, self._tensors)
+            return
+        with torch.no_grad():
+            torch._foreach_copy_(self._backups, self._tensors)
 
     def restore(self) -> None:
         """Put everything back to the last `capture`."""
@@ -92,4 +110,4 @@ class Rollback:
                 torch._foreach_copy_(self._tensors, self._backups)
         # An abort can hit inside `torch.no_grad().__enter__`, whose `__exit__` then never comes.
         torch.set_grad_enabled(self._grad_mode)
-        self._streams.restore(self._place)
+        self._streams.restore(self.place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from deeptrain.data.batch import map_tensors
 from deeptrain.step.base import Outcome, Totals
 from deeptrain.step.parts import (
+    Parameters,
     default_device,
     evaluating,
     load_module,
@@ -20,7 +22,7 @@ from deeptrain.step.parts import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch.optim import Optimizer
 
@@ -78,7 +80,7 @@ class SupervisedStep:
         self._as_given = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
         self._totals = Totals(0, 0, 0, 0)
         self._away = self.device.type != "cpu"
-        self._parameters = list(model.parameters())
+        self._parameters = Parameters(self.modules(), [optimizer])
         _check_optimizer(model, optimizer)
 
     def prepare(self, totals: Totals) -> None:
@@ -145,14 +147,12 @@ class SupervisedStep:
 
     def discard(self) -> None:
         """Drop the gradients: between two updates there are none. See `Step`."""
-        for parameter in self._parameters:
-            parameter.grad = None
+        self._parameters.drop_gradients()
 
     def apply(self) -> None:
         """The optimizer's step, and the scheduler's. See `Step`."""
         self.optimizer.step()
-        for parameter in self._parameters:
-            parameter.grad = None
+        self._parameters.drop_gradients()
         if self._scheduler_by == "updates":
             self.scheduler.step()
 
@@ -185,6 +185,10 @@ class SupervisedStep:
     def modules(self) -> Iterable[nn.Module]:
         """The model, and the loss where it is a module. See `Step`."""
         return (self.model, self.loss) if isinstance(self.loss, nn.Module) else (self.model,)
+
+    def optimizers(self) -> Sequence[Optimizer]:
+        """The one optimizer. See `Step`."""
+        return (self.optimizer,)
 
     def _place(self, batch: Batch) -> tuple[Any, Any]:
         if self._away:
@@ -227,7 +231,7 @@ class SupervisedStep:
             load_module(self.loss, state["loss"]["state"], "loss")
             load_module_extra(self.loss, state["loss"]["extra"])
         if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
+            self.scheduler.load_state_dict(copy.deepcopy(state["scheduler"]))
             self._refuse_short_schedule()
         # After the scheduler: some of them write to the optimizer when they load.
         load_optimizer(self.optimizer, state["optimizer"])
@@ -246,6 +250,11 @@ def _name(thing: Any) -> str:
 
 
 def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise TypeError(
+            "LBFGS evaluates the model by itself, several times in a step, through a closure: give the trainer a "
+            "function as step that calls optimizer.step(closure)"
+        )
     known = {id(p) for p in model.parameters()}
     held = [p for group in optimizer.param_groups for p in group["params"]]
     if not any(id(p) in known for p in held):
