@@ -243,3 +243,17 @@ def test_a_second_trainer_on_the_same_step_makes_its_scheduler_from_the_rates_of
     second = dt.Trainer(first.learner, first.train, runs=None, verbosity=0)
     assert second.settings["step"]["optimizer"] == rates
     assert second.get("optimizer.param_groups.0.lr") == 1e-2
+
+
+def test_another_environment_is_named_with_what_it_costs(tmp_path, capsys):
+    stopped(tmp_path, 5)
+    trainer(tmp_path, verbosity=1).close()
+    assert "promised" not in capsys.readouterr().out
+    torch.set_num_threads(2)
+    try:
+        trainer(tmp_path, verbosity=1).close()
+    finally:
+        torch.set_num_threads(1)
+    text = capsys.readouterr().out
+    assert "the bits are not promised any more, only the order of samples" in text
+    assert "threads: 1 -> 2" in text

@@ -78,6 +78,15 @@ class Display:
         for path in found.unfinished[:1]:
             self._say(f"{path} is unfinished; to go on from it: Trainer(..., resume={str(path)!r})")
 
+    def on_environment(self, differences: Sequence[object]) -> None:
+        """A run goes on in an environment; these values of it are others than they were."""
+        if differences:
+            self._say(
+                "the bits are not promised any more, only the order of samples: the environment is another"
+            )
+            for difference in differences:
+                self._say(f"  {difference}")
+
     def on_restored(self, trainer: Trainer, replay_until: int) -> None:
         """A trainer stands where its run is to go on."""
         if trainer.progress.train.iterations:

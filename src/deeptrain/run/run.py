@@ -24,7 +24,8 @@ from deeptrain.control.interrupt import Interrupted, is_interactive
 from deeptrain.control.journal import Journal, last_iteration
 from deeptrain.introspect.suspects import attributes, changed, generators
 from deeptrain.introspect.trace import entry
-from deeptrain.run.record import write_start
+from deeptrain.run.fingerprint import Mismatch, compare
+from deeptrain.run.record import environment, write_start
 from deeptrain.run.resume import Found, find, reconcile
 from deeptrain.state import tree
 
@@ -61,6 +62,7 @@ class Run:
         self._store: CheckpointStore | None = None
         self._journal: Journal | None = None
         self._found: Found | None = None
+        self._environment: dict[str, Any] = {}
         self._attributes: dict[str, str] = {}
         self._seconds = float("inf")
         self._saved_at = time.monotonic()
@@ -132,6 +134,8 @@ class Run:
             if found.parent is None:
                 self.replay_until = last_iteration(self.path / "journal.jsonl")
                 self._saved = _position(trainer)
+        self._environment = environment(trainer.learner.device)
+        trainer.display.on_environment(_differences(found, self._environment))
         origin = {
             "parent": None if found.parent is None else str(found.parent),
             "passed_over": found.passed_over,
@@ -188,14 +192,14 @@ class Run:
         seconds = round(self._saved_at - began, 4)
         self.journal("checkpoint", at=trainer.progress.train.iterations, path=path.name, seconds=seconds)
 
-    @staticmethod
-    def _info(trainer: Trainer) -> dict[str, Any]:
+    def _info(self, trainer: Trainer) -> dict[str, Any]:
         progress = trainer.progress
         return {
             "iterations": progress.train.iterations,
             "epochs": progress.train.epochs,
             "phase": progress.phase.value,
             "settings": trainer.settings,
+            "environment": self._environment or environment(trainer.learner.device),
         }
 
     def save_is_due(self) -> bool:
@@ -303,3 +307,9 @@ def _position(trainer: Trainer) -> object:
     progress = trainer.progress
     count = progress.validation
     return progress.train.iterations, count.passes, count.batches, len(progress.pending), progress.phase
+
+
+def _differences(found: Found, present: dict[str, Any]) -> list[Mismatch]:
+    """In what the environment differs from the one that wrote the checkpoint; nothing where there is none."""
+    recorded = found.info.get("environment")
+    return [] if recorded is None else compare(recorded, present)
