@@ -132,8 +132,15 @@ def prove_script(
         # So that the kills lie in all parts of the run; never near its end by the clock, as clocks are not exact.
         if killed.run(kill_after=moments.uniform(0, left * min(LATEST, 2 / (kills - done + 1)))):
             break
+        if killed.iterations() >= life.iterations():
+            break  # it had done all of its training, so that nothing would be resumed
         done += 1
         say(f"Killed with SIGKILL {killed.where()} ({done} of {kills}). The same script is started again.")
+    if not done:
+        raise ProveError(
+            f"{' '.join(life.command)} trained for {training:.2f} s and was done before it could be killed: "
+            "let it train for longer, with more epochs or data"
+        )
     if done == kills:
         killed.run()
     return ScriptProof(done, [_pair(a, b) for a, b in zip(life.runs(), killed.runs(), strict=True)])

@@ -1,7 +1,10 @@
 """Which run a script continues, and what happens where the script has changed since."""
 
 import json
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -257,3 +260,55 @@ def test_another_environment_is_named_with_what_it_costs(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "the bits are not promised any more, only the order of samples" in text
     assert "threads: 1 -> 2" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"loss": nn.CrossEntropyLoss(label_smoothing=0.3)}, "step.loss.label_smoothing: 0.0 -> 0.3"),
+        ({"loss": nn.CrossEntropyLoss(weight=torch.ones(3))}, "step.loss.state.weight"),
+    ],
+)
+def test_how_the_loss_was_made_is_part_of_the_fingerprint(tmp_path, change, path):
+    stopped(tmp_path, 5)
+    with pytest.raises(dt.FingerprintMismatch) as error:
+        trainer(tmp_path, **change)
+    assert path in str(error.value)
+    with trainer(tmp_path) as t:
+        t.fit()
+    with trainer(tmp_path, **change) as changed:
+        assert changed.run.path.name == "M2__r"
+
+
+def test_other_values_in_the_same_shapes_are_other_data(tmp_path, monkeypatch):
+    stopped(tmp_path, 5)
+    data = recipes.data
+    monkeypatch.setattr(recipes, "data", lambda: (data()[0] * 5, data()[1]))
+    with pytest.raises(dt.FingerprintMismatch, match=r"data\.train\.source\.sample"):
+        trainer(tmp_path)
+
+
+def test_what_was_trained_is_saved_when_the_trainer_is_closed_and_when_the_script_ends(tmp_path):
+    with trainer(tmp_path) as t:
+        t.fit(until=dt.At(batch=3))
+    assert dt.open_run(t.run.path).info["iterations"] == 3
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(recipes.__file__).parents[2])!r})\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "from tests.core.test_resume import trainer\n"
+        "def main():\n"
+        f"    for event in trainer({str(tmp_path)!r}):\n"
+        "        if event.iteration == 7: raise KeyboardInterrupt\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    assert "KeyboardInterrupt" in done.stderr
+    assert dt.open_run(t.run.path).info["iterations"] == 7
+
+
+def test_a_finished_run_says_that_nothing_is_left(tmp_path, capsys):
+    with trainer(tmp_path) as t:
+        t.fit()
+    with trainer(tmp_path, verbosity=1):
+        assert "nothing is left to train" in capsys.readouterr().out

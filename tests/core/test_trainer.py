@@ -330,3 +330,30 @@ def test_a_directory_that_cannot_be_written():
 def test_a_step_that_is_neither_step_nor_function():
     with pytest.raises(TypeError, match="step is a int"):
         dt.Trainer(3, loader(), runs=None)
+
+
+def test_frequent_mistakes_are_named():
+    model = nn.Linear(6, 3)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.raises(TypeError, match=r"loss=CrossEntropyLoss is a class"):
+        dt.SupervisedStep(model, loss=nn.CrossEntropyLoss, optimizer=optimizer)
+    with pytest.raises(TypeError, match=r"scheduler=StepLR is a class"):
+        step_of(model, scheduler=torch.optim.lr_scheduler.StepLR)
+    with pytest.raises(ValueError, match="scheduler_by='epoch'"):
+        step_of(model, scheduler_by="epoch")
+    with pytest.raises(TypeError, match="functions by name"):
+        step_of(model, metrics=[recipes.accuracy])
+    with pytest.raises(TypeError, match="functions by name"):
+        dt.Validation(loader(), metrics=[recipes.accuracy])
+    with pytest.raises(TypeError, match="module Linear, which says nothing of loss"):
+        dt.Trainer(model, loader(), runs=None)
+    wrong = step_of(model, loss=lambda p, y: nn.functional.cross_entropy(p, y).item())
+    with pytest.raises(TypeError, match="gave a float, expected a tensor"):
+        dt.Trainer(wrong, loader(), runs=None, verbosity=0).fit()
+
+    class Keras(dt.Callback):
+        def on_epoch_end(self, trainer, event):
+            pass
+
+    with pytest.raises(ValueError, match=r"Keras\.on_epoch_end would never be called"):
+        dt.Trainer(step_of(model), loader(), callbacks=[Keras()], runs=None)

@@ -169,6 +169,16 @@ class Callback:
         """The trainer stops running, for whatever reason."""
 
 
+def _refuse_unknown_handlers(callback: Callback) -> None:
+    known = {f"on_{event}" for event in (*DELIVERED, *IMMEDIATE)}
+    for name in dir(type(callback)):
+        if name.startswith("on_") and name not in known and callable(getattr(callback, name)):
+            raise ValueError(
+                f"{type(callback).__name__}.{name} would never be called: there is no such event; handlers are "
+                f"{', '.join(sorted(known))}"
+            )
+
+
 class Handlers:
     """The callbacks of a trainer by name, and who waits for which event.
 
@@ -188,6 +198,7 @@ class Handlers:
                     f"callbacks holds a {type(callback).__name__}, expected instances of deeptrain.Callback: "
                     "derive its class from it"
                 )
+            _refuse_unknown_handlers(callback)
             self.by_name[self._free_name(callback.name)] = callback
         self.calls: dict[str, dict[str, Callable[[Any, Event], None]]] = {
             event: self._overridden(f"on_{event}") for event in (*DELIVERED, *IMMEDIATE)

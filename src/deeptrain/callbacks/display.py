@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 from deeptrain.data.batch import describe
+from deeptrain.state.progress import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,11 +90,13 @@ class Display:
 
     def on_restored(self, trainer: Trainer, replay_until: int) -> None:
         """A trainer stands where its run is to go on."""
-        if trainer.progress.train.iterations:
-            again = replay_until - trainer.progress.train.iterations
-            more = f"; {again} or more of them again" if again > 0 else ""
-            name = trainer.run.path.name if trainer.run.path else ""
-            self._say(f"{name}: continuing at {trainer.info().line}{more}")
+        name, line = trainer.run.path.name if trainer.run.path else "", trainer.info().line
+        if trainer.progress.phase is Phase.DONE:
+            self._say(f'{name}: {line}; nothing is left to train (more epochs, or resume="new", train on)')
+            return
+        again = replay_until - trainer.progress.train.iterations
+        more = f"; {again} or more of them again" if again > 0 else ""
+        self._say(f"{name}: continuing at {line}{more}")
 
     def on_iteration(self, trainer: Trainer) -> None:
         """An iteration was committed. Called in every one: most of the time it only looks at the clock."""

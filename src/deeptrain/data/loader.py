@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from deeptrain.data.batch import Batch, RowIds, SetTable
+import numpy as np
+import torch
+
+from deeptrain.data.batch import Batch, RowIds, SetTable, map_tensors
 from deeptrain.data.feed import CursorFeed
 from deeptrain.data.order import Last, Order, Shuffle
 from deeptrain.data.source import RangeSource, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+SAMPLE = 32  # rows that are looked at to notice other data
 
 
 class BatchLoader(CursorFeed):
@@ -59,6 +65,7 @@ class BatchLoader(CursorFeed):
                 f"wrap tensors and arrays: dt.Arrays(inputs, targets)"
             )
         self.source = source
+        self._sample: int | None = None
         self._table = SetTable(source.set_names, source.set_sizes)
         self._ranges = source if isinstance(source, RangeSource) else None
         self._order = Order(self._table.sizes, batch_size, shuffle, seed, group=group, last=last)
@@ -94,7 +101,9 @@ class BatchLoader(CursorFeed):
 
     def settings(self) -> dict[str, Any]:
         """Describe source and order in plain values."""
-        return {"source": self.source.describe()} | {
+        if self._sample is None:
+            self._sample = _checksum(self.source)
+        return {"source": self.source.describe() | {"sample": self._sample}} | {
             name: getattr(self._order, name) for name in self.changeable
         }
 
@@ -126,6 +135,20 @@ class BatchLoader(CursorFeed):
         else:
             inputs, targets = self.source.read(rows)
         return Batch(inputs, targets, epoch, batch, rows, self._table)
+
+
+def _checksum(source: Source) -> int:
+    """A checksum of some rows spread over the source, to notice that its data were changed since."""
+    rows = np.unique(np.linspace(0, source.n_rows - 1, SAMPLE).astype(np.int64))
+    found = 0
+
+    def add(tensor: torch.Tensor) -> None:
+        nonlocal found
+        plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        found = zlib.crc32(plain.numpy().tobytes(), found)
+
+    map_tensors(source.read(rows), add)
+    return found
 
 
 class _RestOfEpoch:

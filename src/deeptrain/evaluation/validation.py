@@ -55,6 +55,10 @@ class Validation:
         key_metric: str = "loss",
         every: Every | None = None,
     ) -> None:
+        if metrics is not None and not hasattr(metrics, "items"):
+            raise TypeError(
+                f"metrics={metrics!r}: expected functions by name, such as {{'accuracy': accuracy}}"
+            )
         self.loader = loader
         self.metrics = dict(metrics or {})
         self.key_metric = key_metric

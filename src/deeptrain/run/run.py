@@ -9,6 +9,7 @@ runs/M3__mnist/
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ from deeptrain.run.fingerprint import Mismatch, compare
 from deeptrain.run.record import environment, write_start
 from deeptrain.run.resume import Found, find, reconcile
 from deeptrain.state import tree
+from deeptrain.state.progress import Phase
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -63,6 +65,9 @@ class Run:
         self._journal: Journal | None = None
         self._found: Found | None = None
         self._environment: dict[str, Any] = {}
+        # Held only while it has something to save: a run that is done must not keep its model alive.
+        self._unsaved: Trainer | None = None
+        self._process = os.getpid()
         self._attributes: dict[str, str] = {}
         self._seconds = float("inf")
         self._saved_at = time.monotonic()
@@ -142,7 +147,8 @@ class Run:
         }
         write_start(self.path, trainer.settings, trainer.config, origin, device=trainer.learner.device)
         self.journal("start", at=trainer.progress.train.iterations, parent=origin["parent"])
-        trainer.display.on_restored(trainer, self.replay_until)
+        if found.state is not None:
+            trainer.display.on_restored(trainer, self.replay_until)
 
     @staticmethod
     def _check_same(saved: dict[str, Any], trainer: Trainer, *, taken: bool = False) -> None:
@@ -174,6 +180,7 @@ class Run:
             raise RuntimeError(
                 f"the trainer was closed, and {self.path} is free for others: make it anew to go on"
             )
+        self._unsaved = trainer
         if self.proving and not self._attributes:
             self._attributes = attributes(trainer)
         if self._store is None or self._saved is not None or self._store.paths():
@@ -189,6 +196,8 @@ class Run:
         began = time.monotonic()
         path = self._store.commit(trainer.state_dict(), self._info(trainer))
         self._saved, self._saved_at = _position(trainer), time.monotonic()
+        if trainer.progress.phase is Phase.DONE:
+            self._unsaved = None
         seconds = round(self._saved_at - began, 4)
         self.journal("checkpoint", at=trainer.progress.train.iterations, path=path.name, seconds=seconds)
 
@@ -291,16 +300,35 @@ class Run:
             found = [*generators(trainer), *changed(self._attributes, attributes(trainer))]
             write_json(self.path / "record" / "suspects.json", found)
 
+    def _save_the_rest(self) -> None:
+        trainer, self._unsaved = self._unsaved, None
+        if trainer is None or self._process != os.getpid() or self._saved is None:
+            return
+        if trainer.progress.torn is not None or self._saved == _position(trainer):
+            return
+        try:
+            self.save(trainer)
+        except Exception as failure:  # noqa: BLE001 - closing is not to fail, and nothing can be done about it
+            sys.stderr.write(f"{self.path}: the state could not be saved at the end: {failure}\n")
+
     def close(self) -> None:
-        """Let go of the lock and the journal."""
+        """Save what was trained since the last checkpoint, and let go of the lock and the journal."""
         if self._directory is None or self.path is None:
             return
+        self._save_the_rest()
         if _held.get(self.path.resolve()) is self:
             del _held[self.path.resolve()]
         if self._journal is not None:
             self._journal.close()
         self._directory.release()
         self._directory = self._store = self._journal = None
+
+
+@atexit.register
+def _close_all() -> None:
+    """A script that ends, in whatever way lets Python run, leaves no training unsaved."""
+    for run in list(_held.values()):
+        run.close()
 
 
 def _position(trainer: Trainer) -> object:

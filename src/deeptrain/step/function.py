@@ -67,6 +67,11 @@ class FunctionStep:
     """
 
     def __init__(self, function: Callable[[Batch], Any]) -> None:
+        if isinstance(function, nn.Module):
+            raise TypeError(
+                f"step is the module {type(function).__name__}, which says nothing of loss and optimizer: give "
+                "dt.SupervisedStep(model, loss=..., optimizer=...), or a function of a batch"
+            )
         if not callable(function):
             raise TypeError(
                 f"step is a {type(function).__name__}, expected a SupervisedStep, an object with every method of "

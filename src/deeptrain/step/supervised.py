@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from deeptrain.data.batch import Batch
 
+COUNTERS = {"training", "last_epoch", "total_steps", "base_lrs", "best", "cooldown_counter", "num_bad_epochs"}
 Unit = Literal["updates", "epochs", "validations"]
 
 
@@ -69,6 +70,7 @@ class SupervisedStep:
         metrics: Mapping[str, Callable[[Any, Any], float | torch.Tensor]] | None = None,
         device: torch.device | str | None = None,
     ) -> None:
+        _check_given(loss, scheduler, metrics, scheduler_by)
         self.device = default_device() if device is None else torch.device(device)
         self.model = model.to(self.device)
         self.loss = loss.to(self.device) if isinstance(loss, nn.Module) else loss
@@ -132,12 +134,17 @@ class SupervisedStep:
         inputs, targets = self._place(batch)
         predictions = self.model(inputs)
         loss = self.loss(predictions, targets)
+        if not isinstance(loss, torch.Tensor):
+            raise TypeError(
+                f"the loss {_name(self.loss)} gave a {type(loss).__name__}, expected a tensor of shape () that has a "
+                "gradient: leave out .item() and the like"
+            )
         if loss.dim():
             raise ValueError(
                 f"the loss has shape {tuple(loss.shape)}, expected a scalar of shape (): "
                 f"give {_name(self.loss)} a reduction such as 'mean', or return loss.mean()"
             )
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         predictions = _detach(predictions)
         if not self.metrics:
             return Outcome(loss.detach(), predictions)
@@ -203,9 +210,10 @@ class SupervisedStep:
         groups = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
         return {
             "model": {name: f"{p.dtype} {list(p.shape)}" for name, p in self.model.named_parameters()},
-            "loss": _name(self.loss),
+            "modules": {name: m for name, m in self.model.named_modules() if not any(m.children())},
+            "loss": _described(self.loss),
             "optimizer": {"class": type(self.optimizer).__name__, "param_groups": groups},
-            "scheduler": None if self.scheduler is None else type(self.scheduler).__name__,
+            "scheduler": None if self.scheduler is None else _described(self.scheduler),
             "scheduler_by": self._scheduler_by,
             "metrics": sorted(self.metrics),
         }
@@ -247,6 +255,42 @@ def _name(thing: Any) -> str:
     if isinstance(thing, nn.Module):
         return " ".join(repr(thing).split())
     return getattr(thing, "__qualname__", type(thing).__qualname__)
+
+
+def _check_given(loss: Any, scheduler: Any, metrics: Any, scheduler_by: Any) -> None:
+    """Refuse what is often given by mistake."""
+    for name, thing in (("loss", loss), ("scheduler", scheduler)):
+        if isinstance(thing, type):
+            raise TypeError(
+                f"{name}={thing.__name__} is a class, expected an instance or a function: write {thing.__name__}(...), "
+                "or for a scheduler lambda optimizer, totals: ..."
+            )
+    if metrics is not None and not hasattr(metrics, "items"):
+        raise TypeError(f"metrics={metrics!r}: expected functions by name, such as {{'accuracy': accuracy}}")
+    if scheduler_by not in {None, "updates", "epochs", "validations"}:
+        raise ValueError(f"scheduler_by={scheduler_by!r}: expected 'updates', 'epochs' or 'validations'")
+
+
+def _described(thing: Any) -> Any:
+    """How a loss or a scheduler was made: its class, its plain public attributes, the shapes of its state.
+
+    Left out are counters, and the number of steps, which more epochs may change.
+    """
+    if not isinstance(thing, nn.Module | LRScheduler | ReduceLROnPlateau):
+        return _name(thing)
+    plain = {
+        name: value
+        for name, value in vars(thing).items()
+        if isinstance(value, bool | int | float | str | list | tuple | dict)
+        and not name.startswith("_")
+        and name not in COUNTERS
+    }
+    state = {
+        name: list(value.shape)
+        for name, value in thing.state_dict().items()
+        if isinstance(value, torch.Tensor)
+    }
+    return {"class": type(thing).__name__, **plain, "state": state}
 
 
 def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
