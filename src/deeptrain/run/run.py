@@ -236,11 +236,11 @@ class Run:
         number = getattr(error, "signal", None)
         if is_interactive() and number in {None, signal.SIGINT}:
             return False
-        return (
-            trainer.progress.torn is None
-            and not isinstance(error, CheckpointError)
-            and self._saved != _position(trainer)
-        )
+        return not isinstance(error, CheckpointError) and self._is_behind(trainer)
+
+    def _is_behind(self, trainer: Trainer) -> bool:
+        """Whether the trainer has gone on since the newest checkpoint, and its state is whole."""
+        return trainer.progress.torn is None and self._saved != _position(trainer)
 
     def write(self, trainer: Trainer, path: str | PathLike[str]) -> None:
         """Write a checkpoint to a path of the user's."""
@@ -304,7 +304,7 @@ class Run:
         trainer, self._unsaved = self._unsaved, None
         if trainer is None or self._process != os.getpid() or self._saved is None:
             return
-        if trainer.progress.torn is not None or self._saved == _position(trainer):
+        if not self._is_behind(trainer):
             return
         try:
             self.save(trainer)
