@@ -17,7 +17,8 @@ where the one that saved it stood, even between two handlers of one event or in 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, Literal
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
 
@@ -32,7 +33,7 @@ from deeptrain.introspect.info import Info
 from deeptrain.run.record import plain
 from deeptrain.run.run import Run, TornStateError
 from deeptrain.state import tree
-from deeptrain.state.cadence import EPOCH_END, ITERATION, At, Due
+from deeptrain.state.cadence import EPOCH_END, ITERATION, At, Due, Every
 from deeptrain.state.history import History
 from deeptrain.state.progress import Phase, Progress, Task
 from deeptrain.state.randomness import Streams
@@ -131,8 +132,7 @@ class Trainer:
         self.interrupts = Interrupts()
         self._started = self._committing = False
         self.handling: tuple[str, dict[str, Any], list[Any]] | None = None
-        self._validate_due = Due(None if validation is None else validation.every)
-        self._checkpoint_due = Due(self.checkpoints.every)
+        self._dues = _dues(None if validation is None else validation.every, self.checkpoints.every)
         self._heard = bool(self.handlers.calls["train_iter_end"] or self.handlers.calls["train_batch_end"])
 
         self.learner.prepare(self._totals())
@@ -206,8 +206,8 @@ class Trainer:
                 self._start()
                 while self.progress.phase is not Phase.DONE and not self._rests_at(counter, goal, stop=stop):
                     self._advance()
-                if self.progress.phase is not Phase.DONE:
-                    self._pause_if_asked()
+                if self.progress.phase is not Phase.DONE and self.interrupts.requested is not None:
+                    self._pause_as_asked()
             except BaseException as error:
                 self.run.save_on_the_way_out(self, error)
                 raise
@@ -243,13 +243,13 @@ class Trainer:
     def _is_complete(self) -> bool:
         return self.progress.train.epochs >= self.epochs
 
-    def _pause_if_asked(self) -> None:
-        if self.interrupts.requested is not None:
-            raise self.interrupts.exception(Info.of(self).line)
+    def _pause_as_asked(self) -> NoReturn:
+        raise self.interrupts.exception(Info.of(self).line)
 
     def _advance(self) -> None:
         """Go from one safe point to the next."""
-        self._pause_if_asked()
+        if self.interrupts.requested is not None:
+            self._pause_as_asked()
         if self.progress.pending:
             self._deliver(self.progress.pending[0])
         elif self._is_complete():
@@ -298,16 +298,13 @@ class Trainer:
             done.batches += 1
             done.updates += 1
             self.history.add(done.iterations, figures, "train.")
-            self.run.on_iteration(done.iterations, batch, figures)
             self._raise_train_events(batch, outcome, figures, moved)
         except BaseException as error:
             self.tear(f"the commit of iteration {at + 1}", error)
             raise
         self._committing = False
-        self.run.write_journal()
-        if self.run.proving:
-            self.run.trace(self)
-        self.display.on_iteration(self)
+        self.run.on_iteration(self, batch, figures)
+        self.display.on_iteration(self, epoch_ended=moved is EPOCH_END)
 
     def tear(self, what: str, error: BaseException) -> None:
         """Note that an exception came out of the middle of a commit: the state is not whole."""
@@ -320,17 +317,13 @@ class Trainer:
         """Put on the list what follows from a commit, in the one order that there is."""
         done, pending = self.progress.train, self.progress.pending
         names = _BOTH_ENDS if moved is ITERATION else (*_BOTH_ENDS, "train_epoch_end")
-        follow: list[Literal["validation", "checkpoint"]] = []
-        if self._validate_due(done, moved):
-            follow.append("validation")
-        if self._checkpoint_due(done, moved):
-            follow.append("checkpoint")
+        follow = [kind for kind, due in self._dues if due(done, moved)]
         self._last = (batch, outcome, figures, (*names, *follow) if follow else names)
         if self._heard or moved is EPOCH_END:
             self.put_handlers(names, self._event())
         for kind in follow:
             pending.append(Task(kind))
-        if "checkpoint" not in follow and self.run.save_is_due():
+        if monotonic() >= self.run.save_at and "checkpoint" not in follow:
             pending.append(Task("checkpoint"))
 
     def _event(self) -> Event:
@@ -528,3 +521,12 @@ class Trainer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _dues(
+    validate: Every | None, save: Every | None
+) -> list[tuple[Literal["validation", "checkpoint"], Due]]:
+    """What follows from commits by their counts, in the order in which it is done."""
+    cadences: list[tuple[Literal["validation", "checkpoint"], Every | None]]
+    cadences = [("validation", validate), ("checkpoint", save)]
+    return [(kind, Due(every)) for kind, every in cadences if every is not None and every.unit != "seconds"]

@@ -98,11 +98,11 @@ class Display:
         more = f"; {again} or more of them again" if again > 0 else ""
         self._say(f"{name}: continuing at {line}{more}")
 
-    def on_iteration(self, trainer: Trainer) -> None:
+    def on_iteration(self, trainer: Trainer, *, epoch_ended: bool) -> None:
         """An iteration was committed. Called in every one: most of the time it only looks at the clock."""
         now = time.monotonic()
-        if now >= self._next or trainer.train.position.batch == 0:
-            self._on_due_iteration(trainer, now)
+        if now >= self._next or epoch_ended:
+            self._on_due_iteration(trainer, now, epoch_ended)
 
     def on_validation(self, trainer: Trainer, figures: dict[str, float]) -> None:
         """A validation pass was committed."""
@@ -123,11 +123,11 @@ class Display:
 
     # ------------------------------------------------------------------ lines
 
-    def _on_due_iteration(self, trainer: Trainer, now: float) -> None:
+    def _on_due_iteration(self, trainer: Trainer, now: float, epoch_ended: bool) -> None:
         if not self.verbosity:
             return
         line = self._batch_line(trainer, now)
-        if self.verbosity > 1 or trainer.train.position.batch == 0:
+        if self.verbosity > 1 or epoch_ended:
             self._say(line)
         elif self._is_terminal():
             self._draw(line)

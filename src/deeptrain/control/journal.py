@@ -57,8 +57,13 @@ class Journal:
         self._waiting.append(json.dumps({"kind": kind, **entry}) + "\n")
 
     def iteration(self, at: int, epoch: int, batch: int, figures: Mapping[str, float]) -> None:
-        """Append the line of one train iteration, at a later flush; its floats are exact."""
+        """Append the line of one train iteration, its floats exact; written where much waits or waits for long.
+
+        Raises:
+            OSError: What waits could not be written; it goes on waiting.
+        """
         self._waiting.append((at, epoch, batch, figures))
+        self.flush_if_due()
 
     def flush_if_due(self) -> None:
         """Write what waits, where it is much or waits for long."""

@@ -116,10 +116,10 @@ class CursorFeed(ABC):
         If somebody changed the held tensors in place, they are read again: each call gives the batch as it is stored.
         """
         position, held = self._position, self._held
-        if held is not None and held[0] is position and held[2] == edits((held[1].inputs, held[1].targets)):
+        if held is not None and held[0] is position and held[2] == _edits_of(held[1]):
             return held[1]
         batch = self._read(position.epoch, position.batch)
-        self._held = (position, batch, edits((batch.inputs, batch.targets)))
+        self._held = (position, batch, _edits_of(batch))
         return batch
 
     def advance(self) -> bool:
@@ -197,6 +197,10 @@ class CursorFeed(ABC):
                 "set these as recorded (adopt(state['settings']) does), or seek to an epoch's start",
             )
         return position
+
+
+def _edits_of(batch: Batch) -> int:
+    return edits(batch.inputs) + edits(batch.targets)
 
 
 def differences(recorded: Mapping[str, Any], present: Mapping[str, Any], prefix: str = "") -> list[str]:

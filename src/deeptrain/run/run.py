@@ -69,8 +69,7 @@ class Run:
         self._unsaved: Trainer | None = None
         self._process = os.getpid()
         self._attributes: dict[str, str] = {}
-        self._seconds = float("inf")
-        self._saved_at = time.monotonic()
+        self._seconds = self.save_at = float("inf")
         self._saved: object = None
 
     @classmethod
@@ -116,6 +115,7 @@ class Run:
         if trainer.checkpoints.every.unit == "seconds":
             self._seconds = trainer.checkpoints.every.n
         self._seconds = float(os.environ.get("DEEPTRAIN_CHECKPOINT_SECONDS", self._seconds))
+        self.save_at = time.monotonic() + self._seconds
 
     def restore(self, trainer: Trainer, resume: str) -> None:
         """Put the trainer where its run stands, and write down how it was started."""
@@ -195,10 +195,11 @@ class Run:
         trainer.tell("save")
         began = time.monotonic()
         path = self._store.commit(trainer.state_dict(), self._info(trainer))
-        self._saved, self._saved_at = _position(trainer), time.monotonic()
+        self._saved, ended = _position(trainer), time.monotonic()
+        self.save_at = ended + self._seconds
         if trainer.progress.phase is Phase.DONE:
             self._unsaved = None
-        seconds = round(self._saved_at - began, 4)
+        seconds = round(ended - began, 4)
         self.journal("checkpoint", at=trainer.progress.train.iterations, path=path.name, seconds=seconds)
 
     def _info(self, trainer: Trainer) -> dict[str, Any]:
@@ -210,10 +211,6 @@ class Run:
             "settings": trainer.settings,
             "environment": self._environment or environment(trainer.learner.device),
         }
-
-    def save_is_due(self) -> bool:
-        """Whether the clock asks for a checkpoint."""
-        return time.monotonic() - self._saved_at >= self._seconds
 
     def save_on_the_way_out(self, trainer: Trainer, error: BaseException) -> None:
         """Save what stops a script from going on; in a notebook the state stays in memory instead.
@@ -275,14 +272,19 @@ class Run:
             self._journal.add(kind, **entry)
 
     def write_journal(self) -> None:
-        """Write what waits, where that is due; called outside the commit, because the disk may be full."""
+        """Write what waits, where that is due; called outside a commit, because the disk may be full."""
         if self._journal is not None:
             self._journal.flush_if_due()
 
-    def on_iteration(self, at: int, batch: Batch, figures: dict[str, Any]) -> None:
-        """Write an iteration's line."""
+    def on_iteration(self, trainer: Trainer, batch: Batch, figures: dict[str, Any]) -> None:
+        """Write an iteration's line, at the latest with those of the next tenth of a second.
+
+        Called outside the commit, because the disk may be full.
+        """
         if self._journal is not None:
-            self._journal.iteration(at, batch.epoch, batch.index, figures)
+            self._journal.iteration(trainer.progress.train.iterations, batch.epoch, batch.index, figures)
+        if self.proving:
+            self.trace(trainer)
 
     def rest(self) -> None:
         """The trainer stops running for now: what waits to be written is written."""

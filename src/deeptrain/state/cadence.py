@@ -105,15 +105,13 @@ class Due:
     """One `Every`, prepared to be asked after each commit at the cost of a dictionary look-up.
 
     Args:
-        every: The cadence; None is never due. A cadence in seconds is never due here: it has its own clock.
+        every: The cadence, by a count. One in seconds has its own clock.
     """
 
     __slots__ = ("n", "unit")
 
-    def __init__(self, every: Every | None) -> None:
-        by_count = every is not None and every.unit != "seconds"
-        self.unit = every.unit if every is not None and by_count else ""
-        self.n = int(every.n) if every is not None and by_count else 1
+    def __init__(self, every: Every) -> None:
+        self.unit, self.n = every.unit, int(every.n)
 
     def __call__(self, done: TrainCount, moved: tuple[str, ...]) -> bool:
         """Whether the commit that moved these counters brought the occasion."""

@@ -61,7 +61,7 @@ class History:
             if series is None:
                 series = self._series[prefix + name] = (array("q"), array("d"))
             series[0].append(iteration)
-            if isinstance(value, torch.Tensor):
+            if type(value) is not float and isinstance(value, torch.Tensor):
                 self._late.append((series[1], len(series[1]), value))
                 series[1].append(float("nan"))
             else:
@@ -108,8 +108,8 @@ class History:
         """The mean of a series over what came after a count of completed iterations; NaN where that is nothing."""
         self.settle()
         iterations, values = self._series.get(name, (array("q"), array("d")))
-        recent = values[bisect_right(iterations, iteration) :]
-        return float(np.mean(recent)) if recent else float("nan")
+        start = bisect_right(iterations, iteration)
+        return sum(values[start:]) / (len(values) - start) if start < len(values) else float("nan")
 
     def state_dict(self) -> dict[str, Any]:
         """All series as arrays."""

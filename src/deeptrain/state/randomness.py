@@ -5,8 +5,11 @@ in use, and those that the user registers. They run on and are part of the state
 that must not move them runs `aside`, under seeds derived by hashing.
 
 `random.getstate` costs 10 us and `numpy.random.get_state` 30 to 50, before every iteration. Both keep their
-Mersenne Twister in one block of memory, which is copied instead (under 1 us each). The copies only ever tell
-that nothing changed, or are decoded after a check at start that they say the same as the official call.
+Mersenne Twister in one block of memory: its 624 words, and beside them the index of the next one. Every draw
+moves the index, and whatever brings it back to the same number (624 draws, a new seed) makes all words anew; so
+the index and the four words next to it tell whether a stream stands where it stood, and only one that moved is
+captured again. What is read there only ever tells that nothing changed, or is decoded after a check at start
+that it says the same as the official call.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 TWISTER_WORDS = 624
+PLACE = 20  # bytes: the index and the four words beside it
 
 
 class Stream(Protocol):
@@ -54,8 +58,11 @@ class PythonStream:
     def __init__(self, generator: random.Random | None = None) -> None:
         self.generator: random.Random = random._inst if generator is None else generator  # noqa: SLF001
         # CPython lays the index and the 624 words right behind the object's header.
-        size = 4 + 4 * TWISTER_WORDS
-        self._memory = (ctypes.c_char * size).from_address(id(self.generator) + object.__basicsize__)
+        size, start = 4 + 4 * TWISTER_WORDS, id(self.generator) + object.__basicsize__
+        self._memory = (ctypes.c_char * size).from_address(start)
+        self._place = (ctypes.c_char * PLACE).from_address(start)
+        self._seen: tuple[bytes, float | None] | None = None
+        self._captured: tuple[bytes, float | None] = (b"", None)
         self._peeks = self._peek_is_right()
 
     def _peek_is_right(self) -> bool:
@@ -71,9 +78,12 @@ class PythonStream:
 
     def capture(self) -> Any:
         """See `Stream`."""
-        if self._peeks:
-            return self._memory.raw, self.generator.gauss_next  # type: ignore[attr-defined]
-        return self.generator.getstate()
+        if not self._peeks:
+            return self.generator.getstate()
+        seen = self._place.raw, self.generator.gauss_next  # type: ignore[attr-defined]
+        if seen != self._seen:
+            self._seen, self._captured = seen, (self._memory.raw, seen[1])
+        return self._captured
 
     def restore(self, captured: Any) -> None:
         """See `Stream`."""
@@ -97,9 +107,9 @@ class PythonStream:
 class NumpyLegacyStream:
     """The stream behind `numpy.random.rand` and its like.
 
-    Its full state is asked for only when it may have changed. The Mersenne Twister's memory shows any draw
-    but one: the second of a pair of normal numbers, which is kept outside. So a full state without such a
-    number stays valid for as long as the memory stays the same; one with it is never trusted twice.
+    Its full state is asked for only when it may have changed. The Mersenne Twister shows any draw but one: the
+    second of a pair of normal numbers, which is kept outside. So a full state without such a number stays valid
+    for as long as the Twister stays where it is; one with it is never trusted twice.
     """
 
     def __init__(self) -> None:
@@ -113,18 +123,18 @@ class NumpyLegacyStream:
         """Look at the memory of the generator that is behind the stream now."""
         self._owner, self._known, self._twister = owner, False, None
         if type(owner) is np.random.MT19937:
-            size = 4 * TWISTER_WORDS + 4
-            self._twister = (ctypes.c_char * size).from_address(owner.ctypes.state_address)
+            last = 4 * TWISTER_WORDS + 4 - PLACE  # NumPy lays the index behind the words
+            self._twister = (ctypes.c_char * PLACE).from_address(owner.ctypes.state_address + last)
 
     def capture(self) -> Any:
         """See `Stream`."""
         owner = np.random.mtrand._rand._bit_generator  # noqa: SLF001
         if owner is not self._owner:
             self._watch(owner)
-        memory = b"" if self._twister is None else self._twister.raw
-        if not self._known or memory != self._seen:
+        place = b"" if self._twister is None else self._twister.raw
+        if not self._known or place != self._seen:
             self._full = dict(np.random.get_state(legacy=False))  # noqa: NPY002
-            self._seen = memory
+            self._seen = place
             self._known = self._twister is not None and not self._full["has_gauss"]
         return self._full
 
@@ -223,6 +233,7 @@ class Streams:
         }
         for name, generator in device_generators(device):
             self._streams[name] = TorchStream(generator)
+        self._captures = [stream.capture for stream in self._streams.values()]
         self._registered: set[str] = set()
         self._unclaimed: dict[str, dict[str, Any]] = {}
 
@@ -238,6 +249,7 @@ class Streams:
         if name in self._streams:
             raise ValueError(f"a random stream named {name!r} is registered already: choose another name")
         stream = self._streams[name] = _stream_over(generator)
+        self._captures.append(stream.capture)
         self._registered.add(name)
         if name in self._unclaimed:
             stream.load_state_dict(self._unclaimed.pop(name))
@@ -249,7 +261,7 @@ class Streams:
 
     def capture(self) -> list[Any]:
         """Where every stream stands; opaque, for `restore`."""
-        return [stream.capture() for stream in self._streams.values()]
+        return [capture() for capture in self._captures]
 
     def restore(self, captured: list[Any]) -> None:
         """Put every stream back to where it was captured."""

@@ -114,7 +114,7 @@ def figures_of(outcome: Outcome) -> dict[str, float | torch.Tensor]:
     """
     figures: dict[str, float | torch.Tensor] = {}
     if outcome.loss is not None:
-        figures["loss"] = outcome.loss.item() if outcome.loss.device.type == "cpu" else outcome.loss
+        figures["loss"] = outcome.loss.item() if outcome.loss.is_cpu else outcome.loss
     for name, value in outcome.metrics.items():
         if type(name) is not str:
             raise TypeError(f"a metric is named {name!r}, a {type(name).__name__}; expected a str")
@@ -129,7 +129,7 @@ def figure(name: str, value: Any) -> float | torch.Tensor:
         ValueError: It is not one number; the message names the metric.
     """
     if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex():
-        return value.item() if value.device.type == "cpu" else value.detach()
+        return value.item() if value.is_cpu else value.detach()
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError) as error:

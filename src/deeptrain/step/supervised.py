@@ -131,7 +131,7 @@ class SupervisedStep:
         Raises:
             ValueError: The loss is not a scalar.
         """
-        inputs, targets = self._place(batch)
+        inputs, targets = self._place(batch) if self._away else (batch.inputs, batch.targets)
         predictions = self.model(inputs)
         loss = self.loss(predictions, targets)
         if not isinstance(loss, torch.Tensor):
