@@ -1,245 +1,294 @@
-"""The order of rows as a pure function of (seed, epoch, batch): no walking, no array as long as the data.
-
-Shuffled positions come from a keyed permutation of `range(n)`: a generalised Feistel network over pairs (l, r) of
-Z_a x Z_b with a * b >= n, whose rounds add a hash of one half to the other half, and cycle walking for what falls
-outside. The construction is that of J. Black and P. Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002.
-"""
+"""The order of rows as a pure function of (seed, epoch, batch): no walking, no array as long as the data."""
 
 from __future__ import annotations
 
-import difflib
-import operator
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
-import numpy.typing as npt
 
-from deeptrain.state.hashing import mix_many
+from deeptrain.data.blocks import Blocks, Cut, Last
+from deeptrain.data.checks import at_least, flag, known, whole
+from deeptrain.data.layout import Gaps
+from deeptrain.data.permute import invert, permute
+from deeptrain.data.shuffling import Shuffling, Step, by_block
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy.typing as npt
+
     from deeptrain.data.batch import RowIds
 
-Words: TypeAlias = npt.NDArray[np.uint64]
-Shuffle: TypeAlias = Literal["sets", "samples", "global"] | bool | None
-Last: TypeAlias = Literal["keep", "drop"]
+Shuffle: TypeAlias = Literal["sets", "batches", "samples", "global"] | bool | None
 
-SHUFFLES = (None, "sets", "samples", "global")
-LASTS = ("keep", "drop")
-ROUNDS = 8
-BLOCK_ROWS = 8192  # NumPy costs about 400 us a call whatever the size, so batches are computed by the block
+__all__ = ["LASTS", "SHUFFLES", "Last", "Order", "Shuffle", "out_of_range", "shard"]
 
-
-def permute(values: Words, size: int | Words, keys: Words) -> Words:
-    """Permute `range(size)` under the keys and look the values up.
-
-    Args:
-        values: Positions, each below its size.
-        size: The domain's size, or one for each value, so that several permutations are looked up at once.
-        keys: uint64 of shape `(ROUNDS,)`, or `(ROUNDS, len(values))`.
-
-    Returns:
-        The values' images, in the same order.
-    """
-    sizes = np.broadcast_to(np.asarray(size, np.uint64), values.shape)
-    keys = np.broadcast_to(keys.reshape(ROUNDS, -1), (ROUNDS, len(values)))
-    a = np.ceil(np.sqrt(sizes)).astype(np.uint64)
-    # With both halves odd every round is an even permutation, and so would be the whole; an even half mends that.
-    a += a % 2
-    b = (sizes + a - 1) // a
-    images = _feistel(values, a, b, keys)
-    walking = np.flatnonzero(images >= sizes)
-    while walking.size:
-        images[walking] = _feistel(images[walking], a[walking], b[walking], keys[:, walking])
-        walking = walking[images[walking] >= sizes[walking]]
-    return images
-
-
-def _feistel(values: Words, a: Words, b: Words, keys: Words) -> Words:
-    right, left = np.divmod(values, a)
-    for number, key in enumerate(keys):
-        if number % 2 == 0:
-            left = _add(left, right + key, a)
-        else:
-            right = _add(right, left + key, b)
-    return left + right * a
-
-
-def _add(half: Words, value: Words, modulus: Words) -> Words:
-    """Add a hash of the value (splitmix64's finaliser) to the half, modulo the half's size."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    value = (value ^ (value >> np.uint64(31))) >> np.uint64(32)
-    total = half + (
-        (value * modulus) >> np.uint64(32)
-    )  # the hash scaled to [0, modulus), which is below 2**32
-    return np.where(total >= modulus, total - modulus, total)
-
-
-class _Layout(NamedTuple):
-    """One epoch's sets in their order: where each begins in the source, and in the epoch."""
-
-    sources: RowIds
-    starts: RowIds
-
-    def rows(self, positions: RowIds) -> RowIds:
-        which = np.searchsorted(self.starts, positions, side="right") - 1
-        return self.sources[which] + positions - self.starts[which]
+SHUFFLES = (None, "sets", "batches", "samples", "global")
+LASTS = ("keep", "drop", "pad")
 
 
 class Order:
     """Maps (epoch, batch) to row ids, in constant time and memory.
 
+    An epoch is laid out set by set, in the source's order or shuffled. Under `"batches"` the batches are cut from the
+    layout's rows one after another, and those that begin within one group of sets are permuted among each other; a
+    short last batch stays last. Under `"samples"` the rows within one group of sets are permuted before batches are cut.
+
     Args:
         sizes: Row counts of the source's sets, in order; row ids count through them.
         batch_size: Rows in a batch, at least 1; the last batch of an epoch may have fewer.
-        shuffle: None, `"sets"` (the sets' order), `"samples"` (the sets' order, then rows within groups of `group`
-            sets), `"global"` (all rows) or True, which means `"global"`.
+        shuffle: None, `"sets"` (the sets' order), `"batches"` (the sets' order, then whole batches within groups of
+            `group` sets), `"samples"` (the sets' order, then rows within such groups), `"global"` (all rows) or True,
+            which means `"global"`.
         seed: Any whole number.
-        group: Sets in a group, under `"samples"`.
-        last: `"keep"` or `"drop"` a last batch that is short.
+        group: Sets in a group, under `"batches"` and `"samples"`; the last group may have fewer.
+        last: `"keep"` or `"drop"` a last batch that is short, or `"pad"` it with rows from the epoch's beginning.
+        shuffle_sets: False keeps the sets' order under `"batches"` and `"samples"`.
+        excluded: Rows that are not served; None for none.
 
     Attributes:
         rows_total: Rows in the source.
+        rows_kept: Those that are not excluded.
         batches: Batches in an epoch.
+        excluded: As given, ascending and each once.
 
     Raises:
         ValueError: A setting is out of range, or there would be no batch.
         TypeError: A number is not whole.
+
+    Example:
+        >>> order = Order([4, 4], 3, last="pad")
+        >>> order.rows(0, 2).tolist(), order.padded(0, 2)
+        ([6, 7, 0], 1)
     """
 
     def __init__(
         self,
-        sizes: Sequence[int],
+        sizes: Sequence[int] | RowIds,
         batch_size: int,
         shuffle: Shuffle = None,
         seed: int = 0,
         *,
         group: int = 8,
         last: Last = "keep",
+        shuffle_sets: bool = True,
+        excluded: RowIds | None = None,
     ) -> None:
-        self.batch_size = _at_least_one("batch_size", batch_size)
+        self.batch_size = at_least(1, "batch_size", batch_size)
         self.shuffle = _known_shuffle(shuffle)
-        self.seed = _whole("seed", seed)
-        self.group = _at_least_one("group", group)
-        self.last = _known("last", last, LASTS)
-        self._sizes = np.asarray(sizes, np.int64)
-        self.rows_total = int(self._sizes.sum())
-        full, short = divmod(self.rows_total, self.batch_size)
-        self.batches = full + (short > 0 and self.last == "keep")
+        self.seed = whole("seed", seed)
+        self.group = at_least(1, "group", group)
+        self.last = cast("Last", known("last", last, LASTS))
+        self.shuffle_sets = flag("shuffle_sets", shuffle_sets)
+        if self.shuffle == "sets" and not self.shuffle_sets:
+            raise ValueError(
+                "shuffle='sets' with shuffle_sets=False is a contradiction: expected one of the two; "
+                "shuffle=None keeps everything in order"
+            )
+        self.sizes = np.asarray(sizes, np.int64)
+        self.rows_total = int(self.sizes.sum())
+        self.excluded = np.unique(np.asarray([] if excluded is None else excluded, np.int64))
+        self.rows_kept = self.rows_total - len(self.excluded)
+        self._cut = Cut(self.rows_kept, self.batch_size, self.last)
+        self.batches = self._cut.batches
         if self.batches == 0:
             raise ValueError(self._nothing())
-        # Whole batches only, so that a batch never lies in two blocks.
-        self._span = max(1, BLOCK_ROWS // self.batch_size)
-        self._cached_layout: tuple[int, _Layout] | None = None
-        self._cached_block: tuple[int, int, RowIds] | None = None
+        self._shuffling = Shuffling(
+            self.sizes, self.shuffle, self.seed, self.group, shuffle_sets=self.shuffle_sets
+        )
+        self._no_gaps = Gaps(self.excluded[:0], self.rows_total)
+        self._cached_gaps: tuple[int, Gaps] | None = None
+        self._blocks = Blocks()
 
     def _nothing(self) -> str:
         if self.rows_total == 0:
-            return f"no rows to load: found {len(self._sizes)} sets with 0 rows; expected at least one row"
+            return f"no rows to load: found {len(self.sizes)} sets with 0 rows; expected at least one row"
+        if self.rows_kept == 0:
+            return f"no rows to load: all {self.rows_total} are excluded; expected at least one that is not"
         return (
-            f"no batch to load: found {self.rows_total} rows, fewer than batch_size {self.batch_size}, and last='drop' "
+            f"no batch to load: found {self.rows_kept} rows, fewer than batch_size {self.batch_size}, and last='drop' "
             f"drops a short batch; make batch_size smaller or set last='keep'"
         )
 
     def span(self, epoch: int, batch: int) -> tuple[int, int]:
-        """Give the positions of a batch in its epoch: first, and one after the last.
+        """Give the positions of a batch in its epoch: first, and one after the last; without those that pad it.
 
         Raises:
             IndexError: There is no such epoch or batch.
         """
         if not 0 <= batch < self.batches or epoch < 0:
             raise IndexError(out_of_range(epoch, batch, self.batches))
-        start = batch * self.batch_size
-        return start, min(start + self.batch_size, self.rows_total)
+        return self._cut.span(batch)
 
-    def rows(self, epoch: int, batch: int) -> RowIds:
-        """Give the row ids of a batch, in order; a fresh array.
+    def padded(self, epoch: int, batch: int) -> int:
+        """Count the rows that were added at a batch's end to fill it.
 
         Raises:
             IndexError: There is no such epoch or batch.
         """
-        start, stop = self.span(epoch, batch)
-        if self.shuffle is None:
-            return np.arange(start, stop)
-        which = batch // self._span
-        first = which * self._span * self.batch_size
-        return self._block(epoch, which, first)[start - first : stop - first].copy()
+        self.span(epoch, batch)
+        return self._cut.padded(batch)
 
-    def _block(self, epoch: int, which: int, first: int) -> RowIds:
-        cached = self._cached_block
-        if cached is None or cached[0] != epoch or cached[1] != which:
-            stop = min(first + self._span * self.batch_size, self.rows_total)
-            self._cached_block = cached = (epoch, which, self._compute(epoch, np.arange(first, stop)))
-        return cached[2]
+    def rows(self, epoch: int, batch: int) -> RowIds:
+        """Give the row ids of a batch, in order: int64 of shape `(size,)`; a fresh array.
 
-    def _compute(self, epoch: int, positions: RowIds) -> RowIds:
-        if self.shuffle == "global":
-            images = permute(positions.astype(np.uint64), self.rows_total, self._keys("rows", epoch))
-            return images.astype(np.int64)
-        layout = self._layout(epoch)
-        if self.shuffle == "samples":
-            positions = self._within_groups(epoch, positions, layout.starts[:: self.group])
-        return layout.rows(positions)
+        Raises:
+            IndexError: There is no such epoch or batch.
+        """
+        padded = self.padded(epoch, batch)
+        rows = self._blocks.rows(epoch, self._cut, batch, lambda positions: self.at(epoch, positions))
+        if not padded:
+            return rows
+        return np.concatenate([rows, self.at(epoch, np.arange(padded) % self.rows_kept)])
 
-    def _within_groups(self, epoch: int, positions: RowIds, starts: RowIds) -> RowIds:
-        sizes = np.diff(starts, append=self.rows_total).astype(np.uint64)
-        which = np.searchsorted(starts, positions, side="right") - 1
-        first = int(which[0])
-        keys = [self._keys("group", epoch, group) for group in range(first, int(which[-1]) + 1)]
-        within = (positions - starts[which]).astype(np.uint64)
-        shuffled = permute(within, sizes[which], np.stack(keys, axis=1)[:, which - first])
-        return starts[which] + shuffled.astype(np.int64)
+    def replaced(self, *, batch_size: int | None = None, excluded: RowIds | None = None) -> Order:
+        """Give the order with another batch size or other excluded rows.
 
-    def _layout(self, epoch: int) -> _Layout:
-        cached = self._cached_layout
+        Raises:
+            ValueError: There would be no batch.
+        """
+        return Order(
+            self.sizes,
+            self.batch_size if batch_size is None else batch_size,
+            cast("Shuffle", self.shuffle),
+            self.seed,
+            group=self.group,
+            last=self.last,
+            shuffle_sets=self.shuffle_sets,
+            excluded=self.excluded if excluded is None else excluded,
+        )
+
+    def at(self, epoch: int, positions: RowIds) -> RowIds:
+        """Give the rows at some positions of an epoch, which count through its kept rows from 0.
+
+        Args:
+            epoch: From 0.
+            positions: int64 of shape `(n,)`, each from 0 to `rows_kept - 1`.
+        """
+        return by_block(lambda some: self._at(epoch, some), positions)
+
+    def positions(self, epoch: int, rows: RowIds) -> RowIds:
+        """Find the positions of some rows in an epoch: the inverse of `at`.
+
+        Args:
+            epoch: From 0.
+            rows: int64 of shape `(n,)`, each from 0 to `rows_total - 1`, and none that is excluded.
+        """
+        return by_block(lambda some: self._positions(epoch, some), rows)
+
+    def row_span(self, epoch: int, start: int, stop: int) -> tuple[int, int] | None:
+        """Give the rows at the positions `start` to `stop - 1` as one range, if they are known to be one.
+
+        Returns:
+            The first row, and one after the last: where nothing is shuffled and nothing in between is excluded.
+        """
+        if self.shuffle is not None:
+            return None
+        if len(self.excluded) == 0:
+            return start, stop
+        first, last = self.at(epoch, np.array([start, stop - 1])).tolist()
+        return (first, last + 1) if last - first == stop - start - 1 else None
+
+    def groups(self, epoch: int, rows: RowIds) -> tuple[tuple[int, ...], ...]:
+        """Give the sets of each group that has some of these rows, under `"samples"`.
+
+        Args:
+            epoch: From 0.
+            rows: int64 of shape `(n,)`.
+
+        Returns:
+            The groups in the order in which the rows first draw from them; for each, its sets in the epoch's order.
+            Under other modes, `()`.
+        """
+        if self.shuffle != "samples":
+            return ()
+        layout = self._shuffling.layout(epoch)
+        groups = dict.fromkeys((layout.places(rows) // self.group).tolist())
+        return tuple(
+            tuple(layout.sets[which * self.group : (which + 1) * self.group].tolist()) for which in groups
+        )
+
+    def sets_of(self, rows: RowIds) -> RowIds:
+        """Give the index of each row's set."""
+        return np.searchsorted(self._stops, rows, side="right")
+
+    @cached_property
+    def kept_sets(self) -> npt.NDArray[np.bool_]:
+        """Tell which sets have a row that is not excluded: of shape `(sets,)`."""
+        return np.bincount(self.sets_of(self.excluded), minlength=len(self.sizes)) < self.sizes
+
+    @cached_property
+    def _stops(self) -> RowIds:
+        return np.cumsum(self.sizes)
+
+    def _at(self, epoch: int, positions: RowIds) -> RowIds:
+        if self.shuffle == "batches":
+            positions = self._batches_mixed(permute, epoch, positions)
+        return self._shuffling.rows(epoch, self._gaps(epoch).at(positions))
+
+    def _positions(self, epoch: int, rows: RowIds) -> RowIds:
+        positions = self._gaps(epoch).rank(self._shuffling.positions(epoch, rows))
+        return self._batches_mixed(invert, epoch, positions) if self.shuffle == "batches" else positions
+
+    def _gaps(self, epoch: int) -> Gaps:
+        if len(self.excluded) == 0:
+            return self._no_gaps
+        cached = self._cached_gaps
         if cached is None or cached[0] != epoch:
-            count = len(self._sizes)
-            order = permute(np.arange(count, dtype=np.uint64), count, self._keys("sets", epoch)).astype(
-                np.int64
-            )
-            layout = _Layout(_starts(self._sizes)[order], _starts(self._sizes[order]))
-            self._cached_layout = cached = (epoch, layout)
+            dropped = by_block(lambda some: self._shuffling.positions(epoch, some), self.excluded)
+            self._cached_gaps = cached = (epoch, Gaps(np.sort(dropped), self.rows_total))
         return cached[1]
 
-    def _keys(self, purpose: str, *counters: int) -> Words:
-        return np.array(mix_many(ROUNDS, self.seed, "order", purpose, *counters), np.uint64)
+    def _batches_mixed(self, step: Step, epoch: int, positions: RowIds) -> RowIds:
+        """Move each position to where its batch is moved; what is short at the end stays."""
+        full = self.rows_kept // self.batch_size
+        batches, within = np.divmod(positions, self.batch_size)
+        whole = batches < full
+        if whole.any():
+            # The first batch that begins in each group; a group within one batch may have none.
+            begin = self._gaps(epoch).rank(self._shuffling.group_starts(epoch))
+            starts = np.minimum(-(-begin // self.batch_size), full)
+            batches[whole] = self._shuffling.mixed(
+                step, "batches", epoch, batches[whole], starts=starts, total=full
+            )
+        return batches * self.batch_size + within
+
+
+def shard(rows: RowIds, rank: int, world: int) -> RowIds:
+    """Give the part of one batch that a rank serves.
+
+    The parts follow each other in the order of the ranks, and their sizes differ by one at most; where a batch has fewer
+    rows than there are ranks, the last ones get none.
+
+    Args:
+        rows: The batch's row ids, of shape `(size,)`.
+        rank: From 0 to `world - 1`.
+        world: How many ranks there are.
+
+    Raises:
+        ValueError: There is no such rank.
+
+    Example:
+        >>> [shard(np.arange(5), rank, 3).tolist() for rank in range(3)]
+        [[0, 1], [2, 3], [4]]
+    """
+    world = at_least(1, "world", world)
+    if not 0 <= rank < world:
+        raise ValueError(f"rank: found {rank!r}, expected 0 to {world - 1} (the world has {world})")
+    size, more = divmod(len(rows), world)
+    start = rank * size + min(rank, more)
+    return rows[start : start + size + (rank < more)]
 
 
 def out_of_range(epoch: int, batch: int, batches: int) -> str:
     """Word the error for a place that is not there."""
+    if batches == 0:
+        return f"no batch {batch} in epoch {epoch}: edits left no batch in this epoch; the next one is in epoch {epoch + 1}"
     return f"no batch {batch} in epoch {epoch}: an epoch has the batches 0 to {batches - 1}, and epochs count from 0"
-
-
-def _starts(sizes: RowIds) -> RowIds:
-    return np.cumsum(sizes) - sizes
-
-
-def _whole(name: str, value: Any) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: found {value!r}, expected a whole number") from None
-
-
-def _at_least_one(name: str, value: Any) -> int:
-    number = _whole(name, value)
-    if number < 1 or isinstance(value, bool):
-        raise ValueError(f"{name}: found {value!r}, expected a whole number of at least 1")
-    return number
 
 
 def _known_shuffle(value: Any) -> str | None:
     if isinstance(value, bool):
         return "global" if value else None
-    return None if value is None else _known("shuffle", value, SHUFFLES)
-
-
-def _known(name: str, value: Any, choices: Sequence[str | None]) -> str:
-    if isinstance(value, str) and value in choices:
-        return value
-    texts = [choice for choice in choices if choice is not None]
-    near = difflib.get_close_matches(str(value).lower(), texts, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{name}: found {value!r}, expected one of {', '.join(map(repr, choices))}{hint}")
+    return None if value is None else known("shuffle", value, SHUFFLES)

@@ -1,0 +1,82 @@
+"""A sequence of rows cut into batches, which are computed by the block."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from deeptrain.data.batch import RowIds
+
+Last: TypeAlias = Literal["keep", "drop", "pad"]
+
+BLOCK_ROWS = 8192  # NumPy costs about 100 us a call whatever the size, so batches are computed by the block
+BLOCKS_HELD = 4  # so that one who reads ahead and one who looks back do not drive out each other's
+
+
+class Cut(NamedTuple):
+    """How a sequence is cut into batches.
+
+    Attributes:
+        total: The sequence's length.
+        size: Rows in a batch.
+        last: What becomes of a last batch that is short: `"keep"`, `"drop"` or `"pad"`.
+    """
+
+    total: int
+    size: int
+    last: Last
+
+    @property
+    def batches(self) -> int:
+        """How many batches there are."""
+        full, short = divmod(self.total, self.size)
+        return full + (short > 0 and self.last != "drop")
+
+    def span(self, batch: int) -> tuple[int, int]:
+        """Give where a batch begins and ends in the sequence."""
+        start = batch * self.size
+        return start, min(start + self.size, self.total)
+
+    def padded(self, batch: int) -> int:
+        """Count the rows that are missing in a batch and are filled in."""
+        start, stop = self.span(batch)
+        return self.size - (stop - start) if self.last == "pad" else 0
+
+
+class Blocks:
+    """Computes batches by the block, and holds the last few blocks; threads may ask at once."""
+
+    def __init__(self) -> None:
+        self._held: tuple[tuple[Hashable, RowIds], ...] = ()
+
+    def rows(self, name: Hashable, cut: Cut, batch: int, compute: Callable[[RowIds], RowIds]) -> RowIds:
+        """Give a batch's part of the sequence of this name; a fresh array.
+
+        Args:
+            name: Tells one sequence from another.
+            cut: How the sequence is cut.
+            batch: Which batch of it.
+            compute: Gives the sequence's values at some indices.
+        """
+        span = max(1, BLOCK_ROWS // cut.size)  # whole batches only, so that a batch never lies in two blocks
+        which = batch // span
+        first = which * span * cut.size
+        block = self._block((name, which), compute, first, min(first + span * cut.size, cut.total))
+        start, stop = cut.span(batch)
+        return block[start - first : stop - first].copy()
+
+    def _block(self, key: Hashable, compute: Callable[[RowIds], RowIds], first: int, stop: int) -> RowIds:
+        held = self._held
+        for name, block in held:
+            if name == key:
+                return block
+        block = compute(np.arange(first, stop))
+        self._held = (
+            (key, block),
+            *held[: BLOCKS_HELD - 1],
+        )  # replaced whole, so that no thread sees half of it
+        return block
