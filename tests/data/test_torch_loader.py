@@ -145,7 +145,7 @@ def test_after_an_exception_it_goes_on_at_the_cursor(workers, error):
     for _ in range(2):
         with pytest.raises(RuntimeError if isinstance(error, StopIteration) else type(error)):
             feed.fetch()
-        assert feed.position == (0, 2)
+        assert feed.position == (0, 2, 0)
     assert streams() == before
     dataset.fail_at = None
     assert found == [batch[2] for batch in wanted[:2]]
@@ -247,11 +247,11 @@ def test_a_worker_shows_the_users_data_set_and_outlives_ctrl_c():
 
     feed = TorchFeed(loader(dataset, 1, worker_init_fn=init, collate_fn=collate), 0)
     assert feed.fetch().inputs.tolist() == [7, 7, 7]
-    os.kill(feed._running[0]._workers[0].pid, signal.SIGINT)  # Ctrl-C reaches the whole process group
+    os.kill(feed._running.iterator.processes[0].pid, signal.SIGINT)  # Ctrl-C reaches the whole process group
     feed.advance()
     assert feed.fetch().inputs.tolist() == [7]
     feed.seek(epoch=0)
-    processes = feed._running[0]._workers
+    processes = feed._running.iterator.processes
     feed.close()
     assert not any(process.is_alive() for process in processes)
     assert feed.fetch().inputs.tolist() == [7, 7, 7]
@@ -304,7 +304,11 @@ class Moody:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: DataLoader(Stream()), TypeError, "Stream is an IterableDataset.*later release"),
+        (
+            lambda: TorchFeed(DataLoader(Stream()), 0),
+            TypeError,
+            "found DataLoader, expected a plain .* map-style",
+        ),
         (lambda: DataLoader(Augmented(), batch_size=None), ValueError, "batch_size=None turns batching off"),
         (
             lambda: DataLoader(Augmented(2), batch_size=3, drop_last=True),
@@ -322,7 +326,7 @@ class Moody:
             ValueError,
             "BatchSampler over Moody gave another order",
         ),
-        (lambda: Own(Augmented()), TypeError, "found Own, expected a torch"),
+        (lambda: TorchFeed(Own(Augmented()), 0), TypeError, "found Own, expected a plain torch"),
         (lambda: [1, 2], TypeError, r"data: found list; expected dt\.BatchLoader.*torch DataLoader"),
     ],
 )

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import operator
-from hashlib import blake2b
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from deeptrain.data.batch import Batch, RowIds, SetTable, aligned, map_tensors
+from deeptrain.data.batch import Batch, SetTable
+from deeptrain.data.dataset import inputs_and_targets
 from deeptrain.data.feed import CursorFeed, Feed, Position
-from deeptrain.integrations.seeded import (
-    SeededCollate,
-    SeededDataset,
-    Work,
-    WorkerInit,
-    seed_streams,
-    streams_put_back,
-)
-from deeptrain.state.hashing import mix
+from deeptrain.data.running import Running
+from deeptrain.data.workers import Reader
+from deeptrain.integrations.iterable_loader import IterableFeed
+from deeptrain.integrations.orders import Orders
+from deeptrain.integrations.stateful_loader import StatefulFeed
+from deeptrain.integrations.states import is_stateful
+from deeptrain.integrations.walk import aside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
-PAIR = 2
+    from deeptrain.data.workers import Batches
+
+# Things that can be iterated over and are no batches one after another.
+COLLECTIONS = (list, tuple, dict, set, frozenset, str, bytes, torch.Tensor, np.ndarray, nn.Module, type)
 
 
 class TorchFeed(CursorFeed):
@@ -34,10 +35,11 @@ class TorchFeed(CursorFeed):
 
     Kept: data set, batch size, sampler or batch sampler, shuffling, `collate_fn`, workers and all that belongs to
     them. The batches of an epoch are drawn once, from the loader's own batch sampler, under streams seeded for this
-    epoch; the seed here decides, not one given to a `torch.Generator`. Each sample's code and each collation run under
-    seeds of their own, so that any number of workers gives the same bits, as does a run that was stopped and
-    continued. No global stream moves. `set_epoch` of a sampler is called. Not kept: `persistent_workers` (workers start
-    anew in each epoch) and `in_order=False`.
+    epoch; the seed here decides, not one given to a `torch.Generator`. A sampler with `state_dict` and
+    `load_state_dict` draws from its own state, which is recorded as it was at the epoch's start. Each sample's code and
+    each collation run under seeds of their own, so that any number of workers gives the same bits, as does a run that
+    was stopped and continued. No global stream moves. `set_epoch` of a sampler is called. Not kept:
+    `persistent_workers` (workers start anew in each epoch) and `in_order=False`.
 
     A batch of two parts is inputs and targets; anything else is inputs. Randomness that a data set draws from a
     generator of its own is beyond reach: draw it from Python's, NumPy's or torch's global stream.
@@ -57,17 +59,16 @@ class TorchFeed(CursorFeed):
         super().__init__()
         _refuse_unfit(loader)
         self._loader = loader
-        self._seed = operator.index(seed)
-        self._running: tuple[Iterator[Any], Position] | None = None
-        self._cached: tuple[int, _Plan] | None = None
-        first, again = self._draw(0), self._draw(0)
-        if first.digest != again.digest:
+        self._orders = Orders(loader, operator.index(seed))
+        self._reader = _reader_of(loader)
+        self._running = Running(self._start)
+        first = self._orders.plan(0)
+        if first.digest != self._orders.draw(0).digest:
             raise ValueError(
                 f"DataLoader: {type(loader.batch_sampler).__name__} over {type(loader.sampler).__name__} gave another "
                 f"order for the same epoch when asked twice; expected one that follows the global random streams, its "
-                f"`generator`, or set_epoch(epoch): then an epoch can be continued"
+                f"`generator`, set_epoch(epoch), or its state_dict and load_state_dict: then an epoch can be continued"
             )
-        self._cached = (0, first)
         self._size = _length(loader.dataset) or len(first.rows)
         self._table = SetTable(("dataset",), (self._size,))
 
@@ -93,8 +94,11 @@ class TorchFeed(CursorFeed):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the cursor, the settings, the seed, and a hash of the epoch's order."""
-        return super().state_dict() | {"seed": self._seed, "order": self._plan(self.position.epoch).digest}
+        """Give the cursor, the settings, the seed, a hash of the epoch's order, and the samplers' states at its start."""
+        epoch = self.position.epoch
+        state = super().state_dict() | {"seed": self._orders.seed, "order": self._orders.plan(epoch).digest}
+        samplers = self._orders.state(epoch)
+        return state if samplers is None else state | {"samplers": samplers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a recorded cursor, under the recorded seed: a script need not have chosen one.
@@ -104,11 +108,13 @@ class TorchFeed(CursorFeed):
         """
         self.adopt(state)
         position = self._checked(state)
-        if position.batch and state.get("order") != self._plan(position.epoch).digest:
+        self._orders.restore(position.epoch, state.get("samplers", []))
+        if position.batch and state.get("order") != self._orders.plan(position.epoch).digest:
             raise ValueError(
                 f"TorchFeed state does not fit: the sampler draws another order for epoch {position.epoch} than the "
                 f"recorded one; expected the same sampler, weights and torch version, or a state at an epoch's start"
             )
+        self._running.close()
         super().load_state_dict(state)
 
     def adopt(self, settings: Mapping[str, Any]) -> None:
@@ -116,183 +122,118 @@ class TorchFeed(CursorFeed):
 
         Where the seed is another one, the cursor goes to its epoch's start.
         """
-        seed = operator.index(settings.get("seed", self._seed))
-        if seed != self._seed:
+        seed = operator.index(settings.get("seed", self._orders.seed))
+        if seed != self._orders.seed:
             self.close()
-            self._seed, self._cached = seed, None
+            self._orders.reseed(seed)
             self.seek(epoch=self.position.epoch)
 
     def close(self) -> None:
         """Let go of the held batch, and end the worker processes."""
         super().close()
-        running, self._running = self._running, None
-        if running is not None:
-            _shut_down(running[0])
+        self._running.close()
 
     def _batches_in(self, epoch: int) -> int:
-        return self._plan(epoch).batches
+        return self._orders.plan(epoch).batches
 
-    def batch(self, epoch: int, batch: int) -> Batch:
+    def _seed(self) -> int:
+        return self._orders.seed
+
+    def batch(self, epoch: int, batch: int, iteration: int = 0) -> Batch:
         """Read any batch again, without moving the cursor or the workers that read ahead of it."""
-        iterator = self._start(Position(epoch, batch))
-        try:
-            return self._as_batch(self._pull(iterator), epoch, batch)
-        finally:
-            _shut_down(iterator)
+        del iteration  # a batch is one piece here
+        work = next(self._orders.plan(epoch).work(Position(epoch, batch)))
+        return self._as_batch(self._reader.read(self._orders.seed, work), epoch, batch)
 
     def _read(self, epoch: int, batch: int) -> Batch:
-        return self._as_batch(self._next(Position(epoch, batch)), epoch, batch)
+        return self._as_batch(self._running.take(Position(epoch, batch)), epoch, batch)
 
-    def _as_batch(self, fetched: Any, epoch: int, batch: int) -> Batch:
-        data = map_tensors(fetched, aligned)
-        paired = isinstance(data, list | tuple) and len(data) == PAIR
-        inputs, targets = data if paired else (data, None)
-        return Batch(inputs, targets, epoch, batch, self._plan(epoch).batch_rows(batch), self._table)
+    def _as_batch(self, collated: Any, epoch: int, batch: int) -> Batch:
+        rows = self._orders.plan(epoch).batch_rows(batch)
+        return Batch(*inputs_and_targets(collated), epoch, batch, rows, self._table)
 
-    def _next(self, position: Position) -> Any:
-        # Taken out while it runs: whatever ends this early leaves no iterator behind that has moved past the cursor,
-        # or that ended with its exception and would now look like the end of an epoch.
-        running, self._running = self._running, None
-        if running is not None and running[1] != position:
-            _shut_down(running[0])
-            running = None
-        iterator = self._start(position) if running is None else running[0]
-        try:
-            data = self._pull(iterator)
-        except StopIteration as error:
-            _shut_down(iterator)
-            raise RuntimeError(
-                f"DataLoader: the data set or collate_fn raised StopIteration in {position}; expected a batch"
-            ) from error
-        except BaseException:
-            _shut_down(iterator)
-            raise
-        self._running = (iterator, Position(position.epoch, position.batch + 1))
-        return data
-
-    def _pull(self, iterator: Any) -> Any:
-        if self._loader.num_workers:
-            return next(iterator)  # the user's code runs in other processes
-        with streams_put_back():
-            return next(iterator)
-
-    def _start(self, position: Position) -> Iterator[Any]:
-        loader, workers = self._loader, self._loader.num_workers
-        generator = torch.Generator()
-        generator.manual_seed(mix(self._seed, "workers", position.epoch))
-        rest = DataLoader(
-            SeededDataset(loader.dataset, self._seed),
-            batch_sampler=_Rest(self._plan(position.epoch), position),
-            collate_fn=SeededCollate(loader.collate_fn, self._seed),
-            num_workers=workers,
-            pin_memory=loader.pin_memory,
-            timeout=loader.timeout,
-            worker_init_fn=WorkerInit(loader.worker_init_fn),
-            multiprocessing_context=loader.multiprocessing_context,
-            prefetch_factor=loader.prefetch_factor if workers else None,
-            generator=generator,  # else making an iterator would move the global stream
-        )
-        with streams_put_back():
-            return iter(rest)
-
-    def _plan(self, epoch: int) -> _Plan:
-        cached = self._cached
-        if cached is None or cached[0] != epoch:
-            self._cached = cached = (epoch, self._draw(epoch))
-        return cached[1]
-
-    def _draw(self, epoch: int) -> _Plan:
-        loader = self._loader
-        samplers: list[Any] = [
-            loader.batch_sampler,
-            getattr(loader.batch_sampler, "sampler", None),
-            loader.sampler,
-        ]
-        generators = {
-            id(owner.generator): owner.generator for owner in (loader, *samplers) if _has_generator(owner)
-        }
-        with streams_put_back(list(generators.values())):
-            for number, generator in enumerate(generators.values()):
-                generator.manual_seed(mix(self._seed, "sampler", epoch, number))
-            for sampler in samplers:
-                if callable(getattr(sampler, "set_epoch", None)):
-                    sampler.set_epoch(epoch)
-            seed_streams(mix(self._seed, "order", epoch))
-            return _Plan(_whole_numbers(samplers[0]), epoch)
+    def _start(self, position: Position) -> Batches:
+        epoch = position.epoch
+        return self._reader.open(self._orders.seed, epoch, self._orders.plan(epoch).work(position))
 
 
-class _Plan:
-    """One epoch's order: all indices in one array, and where each batch begins."""
-
-    def __init__(self, batches: list[list[int]], epoch: int) -> None:
-        if not any(batches) or not all(batches):
-            raise ValueError(
-                f"DataLoader: the sampler gave {'an empty batch' if any(batches) else 'no rows'} in epoch {epoch}; "
-                f"expected at least one row in each batch (with drop_last=True, at least batch_size rows)"
-            )
-        lengths = np.fromiter(map(len, batches), np.int64, len(batches))
-        self.batches = len(batches)
-        self.rows: RowIds = np.fromiter(
-            (row for batch in batches for row in batch), np.int64, int(lengths.sum())
-        )
-        self._starts = np.concatenate(([0], np.cumsum(lengths)))
-        self._repeats = _repeats(self.rows)
-        self.digest = blake2b(self._starts.tobytes() + self.rows.tobytes(), digest_size=8).hexdigest()
-
-    def batch_rows(self, batch: int) -> RowIds:
-        return self.rows[self._starts[batch] : self._starts[batch + 1]].copy()
-
-    def work(self, position: Position) -> Iterator[Work]:
-        bounds = self._starts[position.batch :].tolist()
-        for batch, (start, stop) in enumerate(pairwise(bounds), position.batch):
-            repeats = None if self._repeats is None else self._repeats[start:stop].tolist()
-            yield Work(position.epoch, batch, self.rows[start:stop].tolist(), repeats)
-
-
-class _Rest:
-    """The batch sampler of what is left of an epoch."""
-
-    def __init__(self, plan: _Plan, position: Position) -> None:
-        self._plan, self._position = plan, position
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._plan.work(self._position)
-
-    def __len__(self) -> int:
-        return self._plan.batches - self._position.batch
+def _reader_of(loader: DataLoader[Any]) -> Reader:
+    return Reader(
+        loader.dataset,
+        loader.collate_fn,
+        workers=loader.num_workers,
+        prefetch_factor=loader.prefetch_factor,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        init=loader.worker_init_fn,
+        context=loader.multiprocessing_context,
+    )
 
 
 def as_feed(data: Any, seed: int) -> Feed:
     """Take what a user gives as training or validation data.
 
     Args:
-        data: A `BatchLoader` or another feed (given back as it is), or a torch `DataLoader`.
-        seed: The seed for a `DataLoader`; a `BatchLoader` has its own.
+        data: One of these, tried in this order:
+            a `BatchLoader` or another feed, given back as it is;
+            an iterable with `state_dict` and `load_state_dict`, as torchdata's `StatefulDataLoader` (`StatefulFeed`);
+            a torch `DataLoader` over a map-style data set (`TorchFeed`);
+            one over an `IterableDataset`, or any other iterable over batches, or a function that gives one
+            (`IterableFeed`).
+        seed: The seed for what is no `BatchLoader`, which has its own.
 
     Raises:
-        TypeError: It is neither; the message says what is accepted.
-        ValueError: See `TorchFeed`.
+        TypeError: It is none of these; the message says what is accepted.
+        ValueError: See the feeds.
     """
-    if isinstance(data, DataLoader):
-        return TorchFeed(data, seed)
     if isinstance(data, Feed):
         return data
-    raise TypeError(
+    if isinstance(data, COLLECTIONS):
+        raise TypeError(_not_accepted(data))
+    if hasattr(data, "__iter__") and is_stateful(data) and not _has_no_state_inside(data, seed):
+        return StatefulFeed(data, seed)
+    if _is_map_style(data):
+        return TorchFeed(data, seed)
+    if hasattr(data, "__iter__") or callable(data):
+        return IterableFeed(data, seed)
+    raise TypeError(_not_accepted(data))
+
+
+def _not_accepted(data: Any) -> str:
+    mapped = isinstance(data, Dataset) and not isinstance(data, IterableDataset)
+    remedy = (
+        "; for a torch Dataset: dt.BatchLoader(dt.FromDataset(dataset), batch_size=...)" if mapped else ""
+    )
+    return (
         f"data: found {type(data).__name__}; expected dt.BatchLoader(dt.Arrays(inputs, targets), batch_size=...), a "
-        f"BatchLoader over dt.Files(...), or a torch DataLoader over a map-style data set"
+        f"BatchLoader over dt.Files(...), a torch DataLoader, or an iterable over batches (an object with __iter__, or a "
+        f"function that gives an iterator){remedy}"
     )
 
 
-def _refuse_unfit(loader: DataLoader[Any]) -> None:
-    if not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__:
+def _has_no_state_inside(loader: Any, seed: int) -> bool:
+    """Whether a loader has a state, and the stream under it has none.
+
+    torchdata's `StatefulDataLoader` then walks the stream by itself, and counts that twice, so that a second resume in
+    one epoch goes astray (seen in 0.11); here it is walked as any other stream.
+    """
+    dataset = getattr(loader, "dataset", None)
+    if not isinstance(loader, DataLoader) or not isinstance(dataset, IterableDataset) or is_stateful(dataset):
+        return False
+    with aside(seed, "look"):
+        return not is_stateful(iter(dataset))
+
+
+def _is_map_style(data: Any) -> bool:
+    plain = isinstance(data, DataLoader) and type(data).__iter__ is DataLoader.__iter__
+    return plain and not isinstance(data.dataset, IterableDataset)
+
+
+def _refuse_unfit(loader: Any) -> None:
+    if not _is_map_style(loader):
         raise TypeError(
-            f"found {type(loader).__name__}, expected a torch.utils.data.DataLoader (one that iterates in its own way "
-            f"cannot be taken over): give a plain one"
-        )
-    if isinstance(loader.dataset, IterableDataset):
-        raise TypeError(
-            f"DataLoader: its data set {type(loader.dataset).__name__} is an IterableDataset, which has no positions to "
-            f"continue at; expected a map-style one (__getitem__ and __len__). Iterable data sets are for a later release"
+            f"TorchFeed: found {type(loader).__name__}, expected a plain torch.utils.data.DataLoader over a map-style "
+            f"data set"
         )
     if loader.batch_sampler is None:
         raise ValueError(
@@ -300,41 +241,8 @@ def _refuse_unfit(loader: DataLoader[Any]) -> None:
         )
 
 
-def _has_generator(owner: Any) -> bool:
-    return isinstance(getattr(owner, "generator", None), torch.Generator)
-
-
-def _whole_numbers(batch_sampler: Any) -> list[list[int]]:
-    try:
-        return [[operator.index(row) for row in batch] for batch in batch_sampler]
-    except TypeError as error:
-        raise TypeError(
-            f"DataLoader: its batch sampler {type(batch_sampler).__name__} gave something other than lists of whole "
-            f"numbers ({error}); expected indices of the data set"
-        ) from error
-
-
-def _repeats(rows: RowIds) -> RowIds | None:
-    """For each row say how often it came before; None if none comes twice."""
-    order = np.argsort(rows, kind="stable")
-    fresh = np.diff(rows[order], prepend=rows[order[0]] - 1) != 0
-    if fresh.all():
-        return None
-    places = np.arange(len(rows))
-    counts = np.empty_like(rows)
-    counts[order] = places - np.maximum.accumulate(np.where(fresh, places, 0))
-    return counts
-
-
 def _length(dataset: Any) -> int | None:
     try:
         return len(dataset)
     except (TypeError, NotImplementedError):
         return None
-
-
-def _shut_down(iterator: Any) -> None:
-    # Without this the workers live until the iterator is collected, and a traceback may hold it for long.
-    shut_down = getattr(iterator, "_shutdown_workers", None)
-    if shut_down is not None:
-        shut_down()

@@ -16,6 +16,8 @@ from deeptrain.state.hashing import mix
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from deeptrain.data.batch import RowIds
+
 
 class Work(NamedTuple):
     """One batch's order, as it travels to a worker.
@@ -31,6 +33,24 @@ class Work(NamedTuple):
     batch: int
     rows: list[int]
     repeats: list[int] | None
+
+    @classmethod
+    def of(cls, epoch: int, batch: int, rows: RowIds) -> Work:
+        """Make one from row ids of shape `(n,)`; a row that stands in them twice is counted within the batch alone."""
+        counts = count_repeats(rows)
+        return cls(epoch, batch, rows.tolist(), None if counts is None else counts.tolist())
+
+
+def count_repeats(rows: RowIds) -> RowIds | None:
+    """For each row say how often it came before; None if none comes twice."""
+    order = np.argsort(rows, kind="stable")
+    fresh = np.diff(rows[order], prepend=rows[order[0]] - 1) != 0
+    if fresh.all():
+        return None
+    places = np.arange(len(rows))
+    counts = np.empty_like(rows)
+    counts[order] = places - np.maximum.accumulate(np.where(fresh, places, 0))
+    return counts
 
 
 def seed_streams(seed: int) -> None:
@@ -135,5 +155,6 @@ class WorkerInit:
         if self._init is None:
             return
         info: Any = get_worker_info()
-        object.__setattr__(info, "dataset", info.dataset.dataset)  # torch forbids plain assignment
+        if isinstance(info.dataset, SeededDataset):
+            object.__setattr__(info, "dataset", info.dataset.dataset)  # torch forbids plain assignment
         self._init(worker)
