@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from deeptrain.checkpoint.weights import misfits
+from deeptrain.step.stateful import reset_states
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -29,15 +30,25 @@ def module_extra(module: nn.Module) -> dict[str, Any]:
     """What training may change in a module beyond its `state_dict`.
 
     Returns:
-        `buffers`: non-persistent ones by path. `eval`: paths of the submodules in evaluation mode.
-        `frozen`: paths of the parameters that want no gradient.
+        `buffers`: non-persistent ones by path. `empty`: paths of those that are None. `eval`: paths of the submodules
+        in evaluation mode. `frozen`: paths of the parameters that want no gradient.
     """
     persistent = module.state_dict(keep_vars=True)
     return {
         "buffers": {name: b for name, b in module.named_buffers() if name not in persistent},
+        "empty": _empty_buffers(module),
         "eval": [name for name, m in module.named_modules() if not m.training],
         "frozen": [name for name, p in module.named_parameters() if not p.requires_grad],
     }
+
+
+def _empty_buffers(module: nn.Module) -> list[str]:
+    return [
+        f"{path}.{name}" if path else name
+        for path, m in module.named_modules()
+        for name in sorted(m._non_persistent_buffers_set)  # noqa: SLF001
+        if m._buffers.get(name, m) is None  # noqa: SLF001
+    ]
 
 
 def load_module(module: nn.Module, saved: dict[str, Any], path: str) -> None:
@@ -64,6 +75,10 @@ def load_module(module: nn.Module, saved: dict[str, Any], path: str) -> None:
 
 def load_module_extra(module: nn.Module, extra: dict[str, Any]) -> None:
     """Take over what `module_extra` gave."""
+    reset_states([module])  # what a hidden state consists of is known from the saved one alone
+    for path in extra.get("empty", ()):
+        parent, _, name = path.rpartition(".")
+        module.get_submodule(parent).register_buffer(name, None, persistent=False)
     buffers = dict(module.named_buffers())
     for name, saved in extra["buffers"].items():
         _set_buffer(module, name, buffers.get(name), saved)
@@ -101,7 +116,11 @@ def _set_buffer(module: nn.Module, path: str, present: torch.Tensor | None, save
     # A cache that grew in training: the fresh module has a smaller one, or none yet.
     parent, _, name = path.rpartition(".")
     device = present.device if present is not None else _device_of(module)
-    module.get_submodule(parent)._buffers[name] = saved.to(device, copy=True)  # noqa: SLF001
+    owner, copied = module.get_submodule(parent), saved.to(device, copy=True)
+    if name in owner._buffers:  # noqa: SLF001
+        owner._buffers[name] = copied  # noqa: SLF001
+    else:  # one that its module makes in training; a persistent one never comes here
+        owner.register_buffer(name, copied, persistent=False)
 
 
 def _device_of(module: nn.Module) -> torch.device:
