@@ -1,0 +1,34 @@
+"""A progress bar for those who look at a terminal, and nothing for anything else."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@contextmanager
+def progress_bar(text: str, total: int | None, *, wanted: bool) -> Iterator[Callable[[int], None]]:
+    """Show how many rows are done.
+
+    Args:
+        text: What is being done.
+        total: How many rows there are; None where that is not known.
+        wanted: Whether to show it. It is shown on a terminal alone.
+
+    Yields:
+        A function to be called with the rows done since the last call.
+    """
+    if not (wanted and sys.stderr.isatty()):
+        yield lambda _rows: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - only who watches pays for it
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(text, total=total)
+        yield lambda rows: bar.advance(task, rows)
