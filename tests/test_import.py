@@ -5,6 +5,9 @@ import sys
 
 LAZY = (
     "matplotlib",
+    "blosc2",
+    "lz4",
+    "zstandard",
     "h5py",
     "pyarrow",
     "zarr",

@@ -14,10 +14,19 @@ from deeptrain.checkpoint.format import CorruptCheckpoint
 from deeptrain.checkpoint.settings import Checkpoints
 from deeptrain.checkpoint.weights import load_weights
 from deeptrain.control.interrupt import Interrupted
+from deeptrain.data.augment import Augment
 from deeptrain.data.batch import Batch
+from deeptrain.data.convert import convert
+from deeptrain.data.dataset import FromDataset
+from deeptrain.data.errors import DataError
 from deeptrain.data.files import Files
 from deeptrain.data.loader import BatchLoader
+from deeptrain.data.preprocess import Preprocessor
+from deeptrain.data.repeat import Repeat
+from deeptrain.data.series import Series, WithLengths, WithMask
 from deeptrain.data.source import Arrays
+from deeptrain.data.windows import Windows
+from deeptrain.data.write import write_sets
 from deeptrain.evaluation.validation import Validation
 from deeptrain.run.fingerprint import FingerprintMismatch
 from deeptrain.run.reader import open_run
@@ -27,6 +36,7 @@ from deeptrain.state.progress import Phase
 from deeptrain.state.reproducible import reproducible
 from deeptrain.state.tree import digest
 from deeptrain.step.base import Outcome, Step, Totals
+from deeptrain.step.stateful import Stateful, reset_states
 from deeptrain.step.supervised import SupervisedStep
 from deeptrain.trainer import Trainer
 
@@ -35,6 +45,7 @@ __version__ = "1.0.0.dev0"
 __all__ = [
     "Arrays",
     "At",
+    "Augment",
     "Batch",
     "BatchLoader",
     "Callback",
@@ -42,22 +53,34 @@ __all__ = [
     "Checkpoints",
     "CodecError",
     "CorruptCheckpoint",
+    "DataError",
     "Display",
     "Event",
     "Every",
     "Files",
     "FingerprintMismatch",
+    "FromDataset",
     "Interrupted",
     "Outcome",
     "Phase",
+    "Preprocessor",
+    "Repeat",
+    "Series",
+    "Stateful",
     "Step",
     "SupervisedStep",
     "TornStateError",
     "Totals",
     "Trainer",
     "Validation",
+    "Windows",
+    "WithLengths",
+    "WithMask",
+    "convert",
     "digest",
     "load_weights",
     "open_run",
     "reproducible",
+    "reset_states",
+    "write_sets",
 ]

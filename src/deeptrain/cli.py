@@ -1,4 +1,4 @@
-"""The command line: `deeptrain demo | info | diff | prove`."""
+"""The command line: `deeptrain demo | info | diff | prove | convert`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from deeptrain.data.convert_cli import add_convert
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "arguments", metavar="...", nargs=argparse.REMAINDER, help="the script's own arguments"
     )
     prove.set_defaults(run=_prove)
+    add_convert(commands)
     return parser
 
 

@@ -33,7 +33,7 @@ from deeptrain.introspect.info import Info
 from deeptrain.run.record import plain
 from deeptrain.run.run import Run, TornStateError
 from deeptrain.state import tree
-from deeptrain.state.cadence import EPOCH_END, ITERATION, At, Due, Every
+from deeptrain.state.cadence import BATCH_END, EPOCH_END, PIECE, At, Due, Every
 from deeptrain.state.history import History
 from deeptrain.state.progress import Phase, Progress, Task
 from deeptrain.state.randomness import Streams
@@ -55,7 +55,12 @@ if TYPE_CHECKING:
     from deeptrain.data.loader import BatchLoader
     from deeptrain.evaluation.validation import Validation
 
-_BOTH_ENDS = ("train_iter_end", "train_batch_end")
+# What a commit raises, by what it brought to completion.
+_ENDS = {
+    PIECE: ("train_iter_end",),
+    BATCH_END: ("train_iter_end", "train_batch_end"),
+    EPOCH_END: ("train_iter_end", "train_batch_end", "train_epoch_end"),
+}
 
 
 class Trainer:
@@ -120,6 +125,7 @@ class Trainer:
         self.judging = Judging(
             validation, None if validation is None else as_feed(validation.loader, self.seed)
         )
+        self.judging.warn_of_shared_rows(self.train)
         self.epochs = epochs
         self.config = dict(config or {})
         self.checkpoints = checkpoints or Checkpoints()
@@ -263,10 +269,10 @@ class Trainer:
         self.rollback.capture()
         self._commit(*self.interrupts.abortably(self._compute, self._undo))
 
-    def _compute(self) -> tuple[Batch, Outcome, dict[str, Any]]:
+    def _compute(self) -> tuple[Batch, Outcome, dict[str, Any], bool]:
         batch = self.train.fetch()
         outcome = self.learner.compute(batch)
-        return batch, outcome, figures_of(outcome)
+        return batch, outcome, figures_of(outcome), self.train.ends_batch(outcome)
 
     def _begin_commit(self) -> None:
         """The step changes from here on what cannot be put back: it is not to be interrupted any more."""
@@ -283,19 +289,23 @@ class Trainer:
             finally:
                 self.rollback.restore()
 
-    def _commit(self, batch: Batch, outcome: Outcome, figures: dict[str, Any]) -> None:
+    def _commit(self, batch: Batch, outcome: Outcome, figures: dict[str, Any], ends_batch: bool) -> None:
         """Make an iteration count. An exception in here tears the state."""
         done = self.progress.train
         at = done.iterations
-        moved: tuple[str, ...] = ITERATION
+        moved: tuple[str, ...] = PIECE
         try:
             self.learner.apply()
-            if self.train.advance():
+            epoch_ended = self.train.advance(whole=ends_batch)
+            if ends_batch:
+                moved = BATCH_END
+                done.batches += 1
+                self.learner.end_batch()
+            if epoch_ended:
                 moved = EPOCH_END
                 done.epochs += 1
                 self.learner.end_epoch()
             done.iterations += 1
-            done.batches += 1
             done.updates += 1
             self.history.add(done.iterations, figures, "train.")
             self._raise_train_events(batch, outcome, figures, moved)
@@ -316,7 +326,7 @@ class Trainer:
     ) -> None:
         """Put on the list what follows from a commit, in the one order that there is."""
         done, pending = self.progress.train, self.progress.pending
-        names = _BOTH_ENDS if moved is ITERATION else (*_BOTH_ENDS, "train_epoch_end")
+        names = _ENDS[moved]
         follow = [kind for kind, due in self._dues if due(done, moved)]
         self._last = (batch, outcome, figures, (*names, *follow) if follow else names)
         if self._heard or moved is EPOCH_END:
@@ -364,7 +374,7 @@ class Trainer:
         callback, event = self.handlers.by_name[task.callback], task.event
         self.rollback.capture()
         state, place = copy.deepcopy(callback.state_dict()), self.rollback.place
-        groups = group_values(self.learner.optimizers())
+        groups, order = group_values(self.learner.optimizers()), self.train.mark()
         in_validation = event.name.startswith("val_")
 
         def call() -> None:
@@ -377,6 +387,7 @@ class Trainer:
             self.handling = None
             self.rollback.restore()
             put_back_groups(self.learner.optimizers(), groups)
+            self.train.back_to(order)
             callback.load_state_dict(copy.deepcopy(state))
 
         self.interrupts.abortably(call, undo)
@@ -501,8 +512,9 @@ class Trainer:
             )
 
     def _totals(self) -> Totals:
-        batches = self.epochs * self.train.batches
-        return Totals(iterations=batches, batches=batches, updates=batches, epochs=self.epochs)
+        iterations, each = self.train.iterations(self.epochs), self.train.batches
+        batches = None if each is None else self.epochs * each
+        return Totals(iterations=iterations, batches=batches, updates=iterations, epochs=self.epochs)
 
     def _settings(self) -> dict[str, Any]:
         """How every part was made, as plain values: what must match when a run is continued."""

@@ -2,16 +2,23 @@
 
 import math
 
+import numpy as np
 import pytest
 
+from deeptrain import Batch
 from deeptrain.control.journal import Journal, last_iteration, read_journal
+
+
+def fed(epoch, index, iteration=0):
+    """A batch, or a piece of one."""
+    return Batch(None, None, epoch, index, np.arange(1), iteration=iteration)
 
 
 def test_lines_come_back_exactly(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
     journal.write("start", at=0)
-    journal.iteration(1, 0, 5, {"loss": 0.1 + 0.2, 'odd"name': math.inf})
-    journal.iteration(2, 0, 6, {"loss": math.nan})
+    journal.iteration(1, fed(0, 5), {"loss": 0.1 + 0.2, 'odd"name': math.inf})
+    journal.iteration(2, fed(0, 6), {"loss": math.nan})
     journal.close()
     start, one, two = read_journal(tmp_path / "journal.jsonl")
     assert start == {"kind": "start", "at": 0}
@@ -30,12 +37,12 @@ def test_a_torn_last_line_is_cut_off_before_the_next_append(tmp_path, whole):
     path = tmp_path / "journal.jsonl"
     journal = Journal(path)
     for i in range(whole):
-        journal.iteration(i + 1, 0, i, {"loss": 0.5})
+        journal.iteration(i + 1, fed(0, i), {"loss": 0.5})
     journal.close()
     path.write_bytes(path.read_bytes() + b'{"kind": "iteration", "at"' + b" " * 100_000)
     assert len(list(read_journal(path))) == whole
     journal = Journal(path)
-    journal.iteration(9, 0, 8, {"loss": 0.5})
+    journal.iteration(9, fed(0, 8), {"loss": 0.5})
     journal.close()
     assert [entry["at"] for entry in read_journal(path)] == [*range(1, whole + 1), 9]
 

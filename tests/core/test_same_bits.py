@@ -40,8 +40,15 @@ RECIPES = {
     "multistep": {"scheduler": "multistep", "shuffle": "samples"},
     "plateau": {"scheduler": "plateau"},
     "epochs": {"scheduler": "epochs", "shuffle": "sets"},
-    "torch_loader": {"scheduler": "onecycle", "torch_loader": True},
-    "workers": {"scheduler": "onecycle", "torch_loader": True, "workers": 2},
+    "torch_loader": {"scheduler": "onecycle", "feed": "torch"},
+    "dataset": {"scheduler": "onecycle", "feed": "dataset"},
+    "dataset_workers": {"scheduler": "onecycle", "feed": "dataset", "workers": 2},
+    "stateful": {"scheduler": "multistep", "feed": "stateful"},
+    "iterable": {"scheduler": "plateau", "feed": "iterable"},
+    "windows": {"scheduler": "onecycle", "preprocess": "windows"},
+    "repeat": {"scheduler": "onecycle", "preprocess": "repeat"},
+    "until": {"scheduler": "multistep", "preprocess": "until"},
+    "workers": {"scheduler": "onecycle", "feed": "torch", "workers": 2},
 }
 
 
@@ -56,7 +63,8 @@ def all_safe_points(recipe):
 # Every safe point of the first recipe, in pieces for the workers; some of each other one.
 CASES = [("onecycle", start, 4) for start in range(4)]
 CASES += [(name, 0, 6) for name in ("multistep", "plateau", "epochs", "torch_loader")]
-CASES += [("workers", 20, 40)]
+CASES += [("dataset", 0, 9), ("stateful", 0, 6), ("iterable", 0, 9), ("dataset_workers", 20, 40)]
+CASES += [("windows", 0, 3), ("repeat", 0, 6), ("until", 0, 6), ("workers", 20, 40)]
 
 
 @pytest.mark.parametrize(("name", "start", "stride"), CASES)
@@ -64,8 +72,9 @@ def test_stopped_anywhere_gives_the_same_bits(name, start, stride, tmp_path):
     recipe = RECIPES[name]
     count, expected = fresh.run(all_safe_points, recipe)
     assert count > 60
-    if name == "workers":
-        assert expected == fresh.run(all_safe_points, RECIPES["torch_loader"])[1]
+    if "workers" in name:
+        alone = RECIPES["torch_loader" if name == "workers" else "dataset"]
+        assert expected == fresh.run(all_safe_points, alone)[1]
     assert fresh.run(finish, tmp_path / "untouched", **recipe) == expected
     for k in range(start, count, stride):
         assert stopped_twice(tmp_path / str(k), k, 1 + k % 5, **recipe) == expected, (
@@ -106,3 +115,26 @@ def test_paused_from_inside_a_handler(event, iteration, tmp_path):
     expected = fresh.run(pause_inside, tmp_path / "untouched", "never", 0)
     assert fresh.run(pause_inside, tmp_path / "paused", event, iteration) != expected
     assert fresh.run(pause_inside, tmp_path / "paused", "never", 0) == expected
+
+
+EDITED = {"scheduler": "multistep", "shuffle": "samples"}
+
+
+def test_edits_of_the_order_while_batches_are_read_ahead(tmp_path):
+    """Stopped anywhere, a run whose callback edits the order goes on as one that was not stopped."""
+    recipe = EDITED | {"files": recipes.write_files(tmp_path / "data"), "edits": tmp_path / "mark"}
+    count, expected = fresh.run(all_safe_points, recipe)
+    for k in range(0, count, 7):
+        assert stopped_twice(tmp_path / str(k), k, 1 + k % 5, **recipe) == expected, (
+            f"stopped after {k} transitions"
+        )
+
+
+@pytest.mark.parametrize("after", sorted(recipes.EDITS))
+def test_killed_right_after_an_edit(tmp_path, after):
+    recipe = EDITED | {"files": recipes.write_files(tmp_path / "data"), "edits": tmp_path / "mark"}
+    expected = fresh.run(finish, tmp_path / "untouched", **recipe)
+    (tmp_path / f"mark.{after}").touch()
+    with pytest.raises(EOFError):
+        fresh.run(finish, tmp_path / "killed", **recipe)
+    assert fresh.run(finish, tmp_path / "killed", **recipe) == expected

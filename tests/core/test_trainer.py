@@ -91,7 +91,7 @@ def test_get_by_path_and_glob():
     t = recipes.trainer()
     assert t.get("progress.train.batches") == 0
     assert list(t.get("optimizer.param_groups.*.lr")) == ["optimizer.param_groups.0.lr"]
-    assert t.get("data.train.cursor") == {"epoch": 0, "batch": 0}
+    assert t.get("data.train.cursor") == {"epoch": 0, "batch": 0, "iteration": 0}
     with pytest.raises(KeyError, match="batches"):
         t.get("progress.train.batchs")
 
@@ -357,3 +357,20 @@ def test_frequent_mistakes_are_named():
 
     with pytest.raises(ValueError, match=r"Keras\.on_epoch_end would never be called"):
         dt.Trainer(step_of(model), loader(), callbacks=[Keras()], runs=None)
+
+
+def test_rows_that_are_trained_and_validated_on_are_warned_of(tmp_path):
+    place = recipes.write_files(tmp_path / "data")
+
+    def make(train_sets, val_sets):
+        model = recipes.Net()
+        step = dt.SupervisedStep(
+            model, loss=nn.CrossEntropyLoss(), optimizer=torch.optim.SGD(model.parameters(), 0.1)
+        )
+        train = dt.BatchLoader(dt.Files(place, sets=train_sets), batch_size=4)
+        val = dt.Validation(dt.BatchLoader(dt.Files(place, sets=val_sets), batch_size=4))
+        return dt.Trainer(step, train, validation=val, runs=None, verbosity=0)
+
+    with pytest.warns(UserWarning, match="9 of the 23 validation rows are trained on too"):
+        make([0, 1, 2], [2, 3])
+    make([0, 1], [2, 3])  # warnings are errors here

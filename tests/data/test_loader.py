@@ -119,18 +119,18 @@ def test_restoring_at_every_position_gives_the_remaining_batches(loader, seed):
 def test_the_cursor_counts_what_was_consumed():
     loader = BatchLoader(arrays(), batch_size=4)
     assert isinstance(loader, Feed)
-    assert (len(loader), loader.batches, loader.rows_total, loader.position) == (3, 3, 10, (0, 0))
+    assert (len(loader), loader.batches, loader.rows_total, loader.position) == (3, 3, 10, (0, 0, 0))
     assert not loader.advance()
-    assert loader.position == (0, 1)
+    assert loader.position == (0, 1, 0)
     for batch in loader:
         assert batch.index == 1
-        assert loader.position == (0, 2)
+        assert loader.position == (0, 2, 0)
         break
     assert [batch.index for batch in loader] == [2]
-    assert loader.position == (1, 0)
+    assert loader.position == (1, 0, 0)
     loader.seek(epoch=5, batch=2)
     assert loader.advance()
-    assert loader.position == (6, 0)
+    assert loader.position == (6, 0, 0)
 
 
 def test_a_batch_is_read_once_and_held():
@@ -166,7 +166,7 @@ def test_an_error_while_reading_leaves_the_cursor_and_the_iterator_usable():
     rest = iter(loader)
     with pytest.raises(OSError, match="gone"):
         next(rest)
-    assert loader.position == (0, 0)
+    assert loader.position == (0, 0, 0)
     source.read = read
     assert [batch.index for batch in rest] == [0, 1, 2]
 
@@ -178,7 +178,7 @@ def test_rows_and_batch_at_any_place():
     assert np.array_equal(batch.rows, loader.rows(7, 5))
     assert loader.rows(7, 5).dtype == np.int64
     assert torch.equal(batch.targets, torch.from_numpy(batch.rows))
-    assert loader.position == (0, 0)
+    assert loader.position == (0, 0, 0)
     for bad in (loader.batch, loader.rows):
         with pytest.raises(IndexError, match="no batch 13 in epoch 0: an epoch has the batches 0 to 12"):
             bad(0, 13)
@@ -192,7 +192,7 @@ def test_state_of_another_version_source_or_order_is_refused():
     loader = BatchLoader(arrays(), batch_size=4, seed=1)
     loader.seek(epoch=2, batch=1)
     state = loader.state_dict()
-    assert state["cursor"] == {"epoch": 2, "batch": 1}
+    assert state["cursor"] == {"epoch": 2, "batch": 1, "iteration": 0}
     with pytest.raises(ValueError, match="BatchLoader state has version 7, this deeptrain reads 1"):
         loader.load_state_dict(state | {"version": 7})
     with pytest.raises(ValueError, match="incomplete"):
@@ -202,9 +202,9 @@ def test_state_of_another_version_source_or_order_is_refused():
     other = BatchLoader(arrays(), batch_size=5, seed=2)
     with pytest.raises(ValueError, match="batch_size: recorded 4, found 5; seed: recorded 1, found 2"):
         other.load_state_dict(state)
-    assert other.position == (0, 0)
+    assert other.position == (0, 0, 0)
     with pytest.raises(ValueError, match="does not fit: no batch 9"):
-        loader.load_state_dict(state | {"cursor": {"epoch": 0, "batch": 9}})
+        loader.load_state_dict(state | {"cursor": {"epoch": 0, "batch": 9, "iteration": 0}})
 
 
 def test_at_an_epochs_start_other_settings_are_taken_as_they_are():
@@ -212,7 +212,7 @@ def test_at_an_epochs_start_other_settings_are_taken_as_they_are():
     loader.seek(epoch=2)
     other = BatchLoader(arrays(), batch_size=5)
     other.load_state_dict(loader.state_dict())
-    assert other.position == (2, 0)
+    assert other.position == (2, 0, 0)
     assert other.settings()["batch_size"] == 5
 
 
@@ -222,13 +222,13 @@ def test_adopt_takes_the_recorded_order():
     other = BatchLoader(arrays(), batch_size=2)
     other.seek(epoch=3, batch=4)
     other.adopt(loader.settings())
-    assert other.position == (3, 0)
+    assert other.position == (3, 0, 0)
     other.load_state_dict(loader.state_dict())
     assert other.settings() == loader.settings()
     assert seen(other) == seen(loader)
     other.seek(epoch=1, batch=1)
     other.adopt(loader.settings())
-    assert other.position == (1, 1)
+    assert other.position == (1, 1, 0)
 
 
 def test_no_random_stream_is_touched():

@@ -1,7 +1,9 @@
 """Small runs with everything in them that a resume could get wrong."""
 
 import hashlib
+import os
 import random
+import signal
 
 import numpy as np
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR, OneCycleLR, ReduceLROnPlateau
 
 import deeptrain as dt
+from tests.support import series
 
 ROWS, BATCH, EPOCHS = 60, 8, 2
 
@@ -87,6 +90,43 @@ class Jitter(dt.Callback):
         self.drawn = list(state["drawn"])
 
 
+# By iteration.
+EDITS = {
+    2: lambda loader: loader.exclude(sets=["3"], rows=[0, 17]),
+    4: lambda loader: loader.set_batch_size(5),
+    6: lambda loader: loader.repeat(batches=2),
+    9: lambda loader: loader.skip(batches=1),
+    11: lambda loader: loader.repeat(rows=[45, 2, 45]),
+    13: lambda loader: loader.skip(sets=["5"]),
+}
+
+
+class Editor(dt.Callback):
+    """Edits the order of the train loader as the run goes on; ends the process right after an edit where a file says so."""
+
+    def __init__(self, mark=None):
+        self.mark = mark
+
+    def on_train_batch_end(self, trainer, event):
+        edit = EDITS.get(event.iteration)
+        if edit is None:
+            return
+        edit(trainer.train)
+        if self.mark is not None and self.mark.with_suffix(f".{event.iteration}").exists():
+            self.mark.with_suffix(f".{event.iteration}").unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_files(place, sizes=(7, 12, 9, 14, 8, 10)):
+    """Numbered sets of the rows that the other recipes have in memory."""
+    place.mkdir(parents=True)
+    x, y = data()
+    for number, start in enumerate(np.cumsum([0, *sizes[:-1]])):
+        np.save(place / f"set{number}.npy", x[start : start + sizes[number]].numpy())
+    np.save(place / "labels.npy", y.numpy())
+    return place
+
+
 SCHEDULERS = {
     "none": (None, None),
     "onecycle": (lambda o, totals: OneCycleLR(o, 1e-2, total_steps=totals.updates), None),
@@ -124,14 +164,79 @@ def callbacks():
     return [Chain(), Jitter()]
 
 
+class Drawing:
+    """An iterable over batches that shuffles and augments by a generator of its own, and has a state."""
+
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+        self.generator = torch.Generator().manual_seed(11)
+        self.order, self.done = [], 0
+
+    def __iter__(self):
+        if not self.order:
+            self.order = torch.randperm(len(self.x), generator=self.generator).tolist()
+        while self.done < len(self.order):
+            rows = self.order[self.done : self.done + BATCH]
+            self.done += len(rows)
+            yield self.x[rows] + 0.1 * torch.randn(6, generator=self.generator), self.y[rows]
+        self.order, self.done = [], 0
+
+    def state_dict(self):
+        return {"order": list(self.order), "done": self.done, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state):
+        self.order, self.done = list(state["order"]), state["done"]
+        self.generator.set_state(state["generator"])
+
+
+def drawing(x, y):
+    """A function that gives an iterator over batches, of the global stream."""
+
+    def batches():
+        for rows in torch.randperm(len(x)).split(BATCH):
+            yield x[rows] + 0.1 * torch.randn(6), y[rows]
+
+    return batches
+
+
+FEEDS = {
+    "torch": lambda x, y, workers: torch.utils.data.DataLoader(
+        Sampled(x, y), batch_size=BATCH, shuffle=True, num_workers=workers
+    ),
+    "dataset": lambda x, y, workers: dt.BatchLoader(
+        dt.FromDataset(Sampled(x, y), workers=workers), batch_size=BATCH, shuffle=True, seed=5
+    ),
+    "stateful": lambda x, y, workers: Drawing(x, y),
+    "iterable": lambda x, y, workers: drawing(x, y),
+}
+
+
+def loaders(shuffle, feed, workers, files):
+    """Model, train loader, validation loader."""
+    model, (x, y) = Net(), data()
+    val = dt.BatchLoader(dt.Arrays(*data(20, seed=2)), batch_size=7)
+    if feed is not None:
+        return model, FEEDS[feed](x, y, workers), val
+    source = dt.Arrays(x, y) if files is None else dt.Files(files)
+    # Batch norm takes no batch of one row, which edits may leave at an epoch's end.
+    last = "keep" if files is None else "drop"
+    return model, dt.BatchLoader(source, batch_size=BATCH, shuffle=shuffle, seed=5, last=last), val
+
+
+def _callbacks(edits):
+    return callbacks() if edits is None else [*callbacks(), Editor(edits)]
+
+
 def trainer(
     scheduler="onecycle", *, shuffle="global", runs=None, name=None, epochs=EPOCHS, every=7, callbacks=None,
-    validate=True, torch_loader=False, workers=0, checkpoints=None, verbosity=0, **more,
+    validate=True, feed=None, workers=0, checkpoints=None, verbosity=0, preprocess=None, files=None, edits=None, **more,
 ):  # fmt: skip
     """Make a trainer as a script would: streams seeded, then model, data, trainer."""
     dt.reproducible(seed=3)
-    model = Net()
     make, by = SCHEDULERS[scheduler]
+    model, train, val = (
+        loaders(shuffle, feed, workers, files) if preprocess is None else series.parts(preprocess)
+    )
     step = dt.SupervisedStep(
         model,
         loss=nn.CrossEntropyLoss(),
@@ -141,15 +246,8 @@ def trainer(
         metrics={"accuracy": accuracy},
         device="cpu",
     )
-    x, y = data()
-    if torch_loader:
-        train = torch.utils.data.DataLoader(
-            Sampled(x, y), batch_size=BATCH, shuffle=True, num_workers=workers
-        )
-    else:
-        train = dt.BatchLoader(dt.Arrays(x, y), batch_size=BATCH, shuffle=shuffle, seed=5)
-    val = dt.BatchLoader(dt.Arrays(*data(20, seed=2)), batch_size=7)
-    cadence = dt.Every(batches=every) if every else None
+    unit = "batches" if preprocess is None else "iterations"  # in the middle of a batch, too
+    cadence = dt.Every(**{unit: every}) if every else None
     return dt.Trainer(
         step,
         train,
@@ -157,7 +255,7 @@ def trainer(
         epochs=epochs,
         name=name,
         runs=runs,
-        callbacks=[Chain(), Jitter()] if callbacks is None else callbacks,
+        callbacks=_callbacks(edits) if callbacks is None else callbacks,
         checkpoints=checkpoints or dt.Checkpoints(every=dt.Every(batches=5)),
         verbosity=verbosity,
         **more,

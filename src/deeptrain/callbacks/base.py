@@ -77,19 +77,21 @@ class Event:
             "name": self.name,
             "iteration": self.iteration,
             "epoch": self.epoch,
-            "batch": None if self.batch is None else [self.batch.epoch, self.batch.index],
+            "batch": None
+            if self.batch is None
+            else [self.batch.epoch, self.batch.index, self.batch.iteration],
             "outputs": _as_plain(self.outputs),
             "figures": self.metrics,
             "coincides": list(self.coincides),
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], find: Callable[[str, int, int], Batch]) -> Event:
+    def from_state(cls, state: dict[str, Any], find: Callable[[str, int, int, int], Batch]) -> Event:
         """Make a saved event whole again.
 
         Args:
             state: What `state_dict` gave.
-            find: Gives the batch of an (event name, epoch, index).
+            find: Gives the batch of an (event name, epoch, index, iteration).
         """
         rest = {key: state[key] for key in ("name", "iteration", "epoch", "outputs", "figures")}
         batch = None if state["batch"] is None else find(state["name"], *state["batch"])

@@ -62,6 +62,7 @@ class Display:
         self._live_width = 0
         self._next = 0.0 if verbosity else NEVER
         self._since: tuple[float, int] | None = None
+        self._seen = (-1, 0)
 
     def __repr__(self) -> str:
         return f"Display(verbosity={self.verbosity})"
@@ -145,20 +146,25 @@ class Display:
         last = trainer.last
         if last is None or last.batch is None:
             return f"epoch {trainer.progress.train.epochs}/{trainer.epochs}"
-        return f"epoch {last.batch.epoch + 1}/{trainer.epochs}  batch {last.batch.index + 1}/{trainer.train.batches}"
+        return f"epoch {last.batch.epoch + 1}/{trainer.epochs}  batch {last.batch.index + 1}/{trainer.train.batches or '?'}"
 
     def _batch_line(self, trainer: Trainer, now: float) -> str:
         assert trainer.last is not None
         assert trainer.last.batch is not None
         done, batch = trainer.progress.train.iterations, trainer.last.batch
-        means = {
-            name: trainer.history.mean_since(f"train.{name}", done - batch.index - 1)
-            for name in trainer.last.figures
-        }
+        began = self._epoch_began(trainer, batch.epoch)
+        means = {name: trainer.history.mean_since(f"train.{name}", began) for name in trainer.last.figures}
         parts = [self._place(trainer), describe(batch.sources), self._figures(trainer.last.metrics, means)]
         if self._since is not None and now > self._since[0]:
             parts.append(f"{(done - self._since[1]) / (now - self._since[0]):.3g}/s")
         return "  ".join(parts)
+
+    def _epoch_began(self, trainer: Trainer, epoch: int) -> int:
+        """How many iterations there had been when an epoch began; where that cannot be counted, from what was seen."""
+        began = trainer.train.iterations(epoch)
+        if began is None and self._seen[0] != epoch:
+            self._seen = (epoch, trainer.progress.train.iterations - 1)
+        return self._seen[1] if began is None else began
 
     def _figures(self, figures: Mapping[str, float], means: Mapping[str, float] | None = None) -> str:
         shown = []

@@ -55,9 +55,9 @@ def _progress(trainer: Trainer, state: dict[str, Any]) -> Progress:
     progress = Progress()
     progress.load_state_dict(state)
 
-    def find(event: str, epoch: int, index: int) -> Batch:
+    def find(event: str, epoch: int, index: int, iteration: int) -> Batch:
         feed = trainer.judging.feed if event.startswith("val_") else None
-        return (feed or trainer.train).batch(epoch, index)
+        return (feed or trainer.train).batch(epoch, index, iteration)
 
     for task in progress.pending:
         if task.event is not None:

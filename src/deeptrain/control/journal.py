@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from deeptrain.data.batch import Batch
+
 TAIL = 1 << 16
 LINES, SECONDS = 64, 0.1  # so many lines of iterations, or so much time, may wait
 
@@ -32,7 +34,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o644)
-        self._waiting: list[tuple[int, int, int, Mapping[str, float]] | str] = []
+        self._waiting: list[tuple[int, tuple[int, int, int], Mapping[str, float]] | str] = []
         self._written = 0.0
         self._cut_torn_line()
 
@@ -56,13 +58,13 @@ class Journal:
         """Append one line, at the next flush; cannot fail for want of space."""
         self._waiting.append(json.dumps({"kind": kind, **entry}) + "\n")
 
-    def iteration(self, at: int, epoch: int, batch: int, figures: Mapping[str, float]) -> None:
+    def iteration(self, at: int, batch: Batch, figures: Mapping[str, float]) -> None:
         """Append the line of one train iteration, its floats exact; written where much waits or waits for long.
 
         Raises:
             OSError: What waits could not be written; it goes on waiting.
         """
-        self._waiting.append((at, epoch, batch, figures))
+        self._waiting.append((at, (batch.epoch, batch.index, batch.iteration), figures))
         self.flush_if_due()
 
     def flush_if_due(self) -> None:
@@ -103,10 +105,12 @@ class Journal:
             os.close(self._file)
 
 
-def _line(at: int, epoch: int, batch: int, figures: Mapping[str, Any]) -> str:
+def _line(at: int, place: tuple[int, int, int], figures: Mapping[str, Any]) -> str:
     # Put together by hand, at half the cost of json.dumps: this is in every iteration.
     values = ", ".join([f"{_key(name)}: {_value(value)}" for name, value in figures.items()])
-    return f'{{"kind": "iteration", "at": {at}, "batch": [{epoch}, {batch}], "figures": {{{values}}}}}\n'
+    epoch, batch, piece = place
+    fed = f"{epoch}, {batch}, {piece}" if piece else f"{epoch}, {batch}"
+    return f'{{"kind": "iteration", "at": {at}, "batch": [{fed}], "figures": {{{values}}}}}\n'
 
 
 _key = cache(json.dumps)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 RowIds: TypeAlias = npt.NDArray[np.int64]
 
+SHOWN = 6
 ALIGNMENT = 64  # bytes; what torch's own CPU allocations have
 MOST_PARTS = 4  # sets, or single rows, that a display names one by one
 
@@ -72,6 +74,22 @@ class SetTable:
         self.sizes = tuple(map(int, sizes))
         self._starts = np.cumsum((0, *self.sizes[:-1]), dtype=np.int64)
 
+    def index(self, name: str) -> int:
+        """Find a set by its name.
+
+        Raises:
+            KeyError: There is none.
+        """
+        try:
+            return self._indices[str(name)]
+        except KeyError:
+            few = ", ".join(self.names[:SHOWN]) + (", ..." if len(self.names) > SHOWN else "")
+            raise KeyError(f"no set named {name!r}: there are {few}") from None
+
+    @cached_property
+    def _indices(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.names)}
+
     def locate(self, rows: RowIds) -> tuple[Rows, ...]:
         """Group row ids by set: sets in order of first appearance, rows in the order given."""
         if len(self.names) == 1:
@@ -102,6 +120,11 @@ class Batch:
         index: Its place in that epoch, from 0.
         rows: The source's row ids, int64 of shape `(size,)`, in the order of the inputs.
         table: Names the rows' sets; None where there are no names.
+        class_labels: The rows' classes, where the targets are something else (an autoencoder's are its inputs); None
+            where the targets tell them.
+        weights: A weight for each row, of shape `(size,)`; None where all count alike.
+        iteration: Which piece of the batch this is, from 0, where a preprocessor makes several of it.
+        padded: How many rows at the end were added to fill the batch (`last="pad"`).
     """
 
     inputs: Any
@@ -110,6 +133,10 @@ class Batch:
     index: int
     rows: RowIds
     table: SetTable | None = None
+    class_labels: Any = None
+    weights: Any = None
+    iteration: int = 0
+    padded: int = 0
     _sources: tuple[Rows, ...] | None = field(init=False, default=None)
 
     @property
@@ -123,6 +150,10 @@ class Batch:
         if self._sources is None:
             self._sources = () if self.table is None else self.table.locate(self.rows)
         return self._sources
+
+    def replaced(self, **changes: Any) -> Batch:
+        """Give a copy with other values in some of its fields; the rest is shared."""
+        return replace(self, **changes)
 
     def __repr__(self) -> str:
         return f"Batch(epoch={self.epoch}, index={self.index}, size={self.size}, sources={describe(self.sources)})"

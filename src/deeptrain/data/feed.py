@@ -8,47 +8,74 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_c
 
 from deeptrain.data.batch import Batch, edits
 from deeptrain.data.order import out_of_range
+from deeptrain.data.seeded import seed_streams, streams_put_back
+from deeptrain.state.hashing import mix
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from deeptrain.data.preprocess import Phase as PhaseName
+    from deeptrain.data.preprocess import Preprocessor
+    from deeptrain.step.base import Outcome
 
 VERSION = 1
 
 
 class Position(NamedTuple):
-    """What comes next: completed epochs, and completed batches of the present one."""
+    """What comes next: completed epochs, completed batches of the present one, completed pieces of the present batch.
+
+    Without a preprocessor that makes several pieces of a batch, the last is always 0.
+    """
 
     epoch: int
     batch: int
+    iteration: int = 0
 
 
 @runtime_checkable
 class Feed(Protocol):
     """A loader that a trainer can stop, move and continue: batches by position, and a cursor of consumed ones."""
 
-    @property
-    def position(self) -> Position:
-        """Epoch and batch of what is next; always a batch that exists."""
+    phase: PhaseName
 
     @property
-    def batches(self) -> int:
-        """Batches in the cursor's epoch."""
+    def position(self) -> Position:
+        """What is next; always a batch that exists."""
+
+    @property
+    def batches(self) -> int | None:
+        """Batches in the cursor's epoch; None where only its end tells."""
 
     @property
     def rows_total(self) -> int:
         """Rows of the source."""
 
     def fetch(self) -> Batch:
-        """Give the batch at the cursor; repeatable, without effect on the cursor or on any random stream."""
+        """Give the piece at the cursor; repeatable, without effect on the cursor or on any random stream."""
 
-    def advance(self) -> bool:
-        """Move past the batch at the cursor; True if that ended the epoch."""
+    def through(self, fn: Callable[[Batch], Outcome]) -> list[tuple[Batch, Outcome]]:
+        """Put the batch at the cursor through a function, piece by piece; the cursor stays where it is."""
+
+    def ends_batch(self, outcome: Outcome | None) -> bool:
+        """Say whether the piece at the cursor, of which this came, is the last one of its batch."""
+
+    def advance(self, *, whole: bool = True) -> bool:
+        """Move past the batch at the cursor, or past its present piece alone; True if that ended the epoch."""
 
     def seek(self, *, epoch: int, batch: int = 0) -> None:
         """Move the cursor."""
 
-    def batch(self, epoch: int, batch: int) -> Batch:
-        """Give any batch, without effect on the cursor or on any random stream."""
+    def batch(self, epoch: int, batch: int, iteration: int = 0) -> Batch:
+        """Give any batch's piece, without effect on the cursor or on any random stream."""
+
+    def iterations(self, epochs: int) -> int | None:
+        """Count the pieces of so many epochs from the first on; None where only the outcomes tell."""
+
+    def mark(self) -> Any:
+        """Note how the order is edited and where the cursor stands."""
+
+    def back_to(self, mark: Any) -> None:
+        """Undo what edits and moves there were since `mark`."""
 
     def state_dict(self) -> dict[str, Any]:
         """Give the cursor, and the settings under which it has its meaning."""
@@ -67,17 +94,26 @@ class Feed(Protocol):
 
 
 class CursorFeed(ABC):
-    """The part of a feed that counts: position, the held batch, and the state.
+    """The part of a feed that counts: position, the held batch and its pieces, and the state.
 
-    The cursor is one value, replaced in one step, and the held batch bears the cursor that it was read for; so an
+    The cursor is one value, replaced in one step, and what is held bears the cursor that it was read for; so an
     interrupt between any two instructions leaves either the old position or the new one.
+
+    Args:
+        preprocess: Makes the iterations' pieces of each batch; None feeds it as it is.
+
+    Attributes:
+        phase: What the feed is used for: "train", or "val", where a preprocessor may do otherwise.
     """
 
     changeable: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self) -> None:
+    def __init__(self, preprocess: Preprocessor | None = None) -> None:
+        self.phase: PhaseName = "train"
+        self.preprocess = preprocess
         self._position = Position(0, 0)
-        self._held: tuple[Position, Batch, int] | None = None
+        self._held: _Held | None = None
+        self._piece: _Held | None = None
 
     @abstractmethod
     def _batches_in(self, epoch: int) -> int:
@@ -86,6 +122,10 @@ class CursorFeed(ABC):
     @abstractmethod
     def _read(self, epoch: int, batch: int) -> Batch:
         """Read a batch that exists, without effect on any random stream."""
+
+    def _read_alone(self, epoch: int, batch: int) -> Batch:
+        """Read any batch without effect on what is read ahead of the cursor."""
+        return self._read(epoch, batch)
 
     @property
     @abstractmethod
@@ -100,9 +140,21 @@ class CursorFeed(ABC):
     def adopt(self, settings: Mapping[str, Any]) -> None:
         """Take the changeable settings from recorded ones."""
 
+    def _batches_until(self, epoch: int) -> int:
+        """Count the batches of all epochs before one."""
+        return epoch * self._batches_in(0)
+
+    def _seed(self) -> int:
+        """The seed of what a preprocessor draws."""
+        return 0
+
+    def _row_shape(self) -> tuple[int, ...] | None:
+        """One row's shape, where all inputs have one."""
+        return None
+
     @property
     def position(self) -> Position:
-        """Epoch and batch of what is next; always a batch that exists."""
+        """What is next; always a batch that exists."""
         return self._position
 
     @property
@@ -110,28 +162,88 @@ class CursorFeed(ABC):
         """Batches in the cursor's epoch."""
         return self._batches_in(self._position.epoch)
 
+    def iterations(self, epochs: int) -> int | None:
+        """Count the pieces of so many epochs from the first on; None where only the outcomes tell."""
+        if self.preprocess is None:
+            return self._batches_until(epochs)
+        total = 0
+        for epoch in range(epochs):
+            pieces = self.preprocess.pieces_in_total(self._row_shape(), epoch)
+            if pieces is None:
+                return None
+            total += pieces * self._batches_in(epoch)
+        return total
+
     def fetch(self) -> Batch:
-        """Give the batch at the cursor, read once and then held until the cursor moves.
+        """Give the piece at the cursor, read once and then held until the cursor moves.
 
         If somebody changed the held tensors in place, they are read again: each call gives the batch as it is stored.
         """
-        position, held = self._position, self._held
-        if held is not None and held[0] is position and held[2] == _edits_of(held[1]):
-            return held[1]
-        batch = self._read(position.epoch, position.batch)
-        self._held = (position, batch, _edits_of(batch))
+        if self.preprocess is None:
+            return self._whole()
+        position, held = self._position, self._piece
+        if held is not None and held.position is position and held.is_unchanged():
+            return held.batch
+        piece = self._make_piece(self._whole(), position)
+        self._piece = _Held.of(position, piece)
+        return piece
+
+    def _whole(self) -> Batch:
+        """Give the whole batch at the cursor."""
+        (epoch, index, _), held = self._position, self._held
+        if held is not None and held.position == (epoch, index, 0) and held.is_unchanged():
+            return held.batch
+        batch = self._read(epoch, index)
+        self._held = _Held.of(Position(epoch, index), batch)
         return batch
 
-    def advance(self) -> bool:
+    def _make_piece(self, batch: Batch, position: Position) -> Batch:
+        assert self.preprocess is not None
+        if not self.preprocess.random:
+            return self.preprocess.piece(batch, position.iteration, self.phase)
+        with streams_put_back():
+            seed_streams(mix(self._seed(), "preprocess", self.phase, *position))
+            return self.preprocess.piece(batch, position.iteration, self.phase)
+
+    def through(self, fn: Callable[[Batch], Outcome]) -> list[tuple[Batch, Outcome]]:
+        """Put the batch at the cursor through a function, piece by piece, from the first on; the cursor stays."""
+        if self.preprocess is None:
+            batch = self.fetch()
+            return [(batch, fn(batch))]
+        found: list[tuple[Batch, Outcome]] = []
+        (epoch, index, _), whole = self._position, self._whole()
+        while True:
+            piece = self._make_piece(whole, Position(epoch, index, len(found)))
+            found.append((piece, fn(piece)))
+            if self.preprocess.is_done(whole, len(found), found[-1][1], self.phase):
+                return found
+
+    def ends_batch(self, outcome: Outcome | None) -> bool:
+        """Say whether the piece at the cursor is the last one of its batch.
+
+        Args:
+            outcome: What came of it, by which a preprocessor may decide.
+        """
+        if self.preprocess is None:
+            return True
+        return self.preprocess.is_done(self._whole(), self._position.iteration + 1, outcome, self.phase)
+
+    def advance(self, *, whole: bool = True) -> bool:
         """Move past the batch at the cursor.
+
+        Args:
+            whole: False moves to the batch's next piece.
 
         Returns:
             True if that ended the epoch; the cursor then stands at the start of the next one.
         """
-        epoch, batch = self._position
+        epoch, batch, iteration = self._position
+        if not whole:
+            self._position = Position(epoch, batch, iteration + 1)
+            return False
         ended = batch + 1 >= self._batches_in(epoch)
         self._position = Position(epoch + 1, 0) if ended else Position(epoch, batch + 1)
-        self._held = None
+        self._held = self._piece = None
         return ended
 
     def seek(self, *, epoch: int, batch: int = 0) -> None:
@@ -143,12 +255,35 @@ class CursorFeed(ABC):
         epoch, batch = operator.index(epoch), operator.index(batch)
         if epoch < 0 or not 0 <= batch < self._batches_in(epoch):
             raise IndexError(out_of_range(epoch, batch, self._batches_in(max(epoch, 0))))
-        self._position, self._held = Position(epoch, batch), None
+        self._position, self._held, self._piece = Position(epoch, batch), None, None
+
+    def batch(self, epoch: int, batch: int, iteration: int = 0) -> Batch:
+        """Read any batch, or of a preprocessor's pieces any one; the cursor stays where it is.
+
+        Raises:
+            IndexError: There is no such batch.
+        """
+        whole = self._read(epoch, batch)
+        return (
+            whole if self.preprocess is None else self._make_piece(whole, Position(epoch, batch, iteration))
+        )
+
+    def mark(self) -> Any:
+        """Note how the order is edited and where the cursor stands; nothing, where neither can be undone."""
+        return None
+
+    def back_to(self, mark: Any) -> None:
+        """Undo what edits and moves there were since `mark`."""
+        del mark
 
     def state_dict(self) -> dict[str, Any]:
         """Give the cursor of consumed batches, and the settings under which it has its meaning."""
-        epoch, batch = self._position
-        return {"version": VERSION, "cursor": {"epoch": epoch, "batch": batch}, "settings": self.settings()}
+        state = {
+            "version": VERSION,
+            "cursor": dict(self._position._asdict()),
+            "settings": self.settings(),
+        }
+        return state if self.preprocess is None else state | {"preprocess": self.preprocess.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a recorded cursor.
@@ -165,10 +300,13 @@ class CursorFeed(ABC):
             self.seek(epoch=position.epoch, batch=position.batch)
         except IndexError as error:
             raise ValueError(f"{type(self).__name__} state does not fit: {error}") from error
+        self._position = position
+        if self.preprocess is not None:
+            self.preprocess.load_state_dict(state.get("preprocess", {}))
 
     def close(self) -> None:
         """Let go of the held batch."""
-        self._held = None
+        self._held = self._piece = None
 
     def _checked(self, state: Mapping[str, Any]) -> Position:
         name = type(self).__name__
@@ -178,11 +316,11 @@ class CursorFeed(ABC):
                 f"load it with the deeptrain that wrote it"
             )
         try:
-            position = Position(int(state["cursor"]["epoch"]), int(state["cursor"]["batch"]))
+            position = Position(*(int(state["cursor"][name]) for name in Position._fields))
             recorded = dict(state["settings"])
         except (KeyError, TypeError) as error:
             raise ValueError(
-                f"{name} state is incomplete: expected cursor.epoch, cursor.batch and settings"
+                f"{name} state is incomplete: expected settings and a cursor of epoch, batch, iteration"
             ) from error
         present = self.settings()
         _refuse(
@@ -190,7 +328,7 @@ class CursorFeed(ABC):
             differences(recorded.pop("source", {}), present.pop("source"), "source."),
             "load it over the data that it was saved with",
         )
-        if position.batch:
+        if position.batch or position.iteration:
             _refuse(
                 f"{name} state is of another order, and its cursor stands at batch {position.batch} of an epoch",
                 differences(recorded, present),
@@ -199,8 +337,19 @@ class CursorFeed(ABC):
         return position
 
 
-def _edits_of(batch: Batch) -> int:
-    return edits(batch.inputs) + edits(batch.targets)
+class _Held(NamedTuple):
+    """What was read for a position, and how many in-place changes its tensors had seen by then."""
+
+    position: Position
+    batch: Batch
+    edits: int
+
+    @classmethod
+    def of(cls, position: Position, batch: Batch) -> _Held:
+        return cls(position, batch, edits(batch.inputs) + edits(batch.targets))
+
+    def is_unchanged(self) -> bool:
+        return self.edits == edits(self.batch.inputs) + edits(self.batch.targets)
 
 
 def differences(recorded: Mapping[str, Any], present: Mapping[str, Any], prefix: str = "") -> list[str]:

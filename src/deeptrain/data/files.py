@@ -1,40 +1,72 @@
-"""`Files`: data in a directory of numbered `.npy` sets, with labels in one file or in a directory of their own."""
+"""`Files`: data in files of many formats, in numbered sets, with their labels; found from a path alone."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 
-from deeptrain.data.npy import DataError, Npy, Table, joined, numbered, read_header
+from deeptrain.data.assembly import CLASSES, SAME, TARGETS, Assembly, Wanted, assemble
+from deeptrain.data.buffers import fresh
+from deeptrain.data.column import Column
+from deeptrain.data.discover import Opening
+from deeptrain.data.errors import DataError, joined
+from deeptrain.data.formats.custom import FunctionFormat
+from deeptrain.data.formats.extents import Extent, common_bytes, extent
+from deeptrain.data.formats.registry import Format, Hints
 from deeptrain.data.source import table_of_contents
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from os import PathLike
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from deeptrain.data.assembly import Place
     from deeptrain.data.batch import RowIds
-
-LABELS = "labels.npy"
+    from deeptrain.data.buffers import Take
+    from deeptrain.data.source import Source
 
 
 class Files:
-    """Data in a directory of numbered `.npy` files: `name1.npy`, `name2.npy`, ..., each a set of rows.
+    """Data in files: a directory of numbered sets, one file that holds them, or one long file of rows.
 
-    A set's number is the last run of digits in its name, its rows lie along the first axis, and sets may differ in how
-    many they have. All headers are read and checked when this is made; values are mapped when they are first read.
-    Nothing is ever unpickled.
+    The kind of file, the beginning that the names share, the sets' numbers and the labels are found from the path.
+    A set's number is the last run of digits in its name, its rows lie along the first axis, and sets may differ in
+    how many they have. Headers are read and checked when this is made, values when they are asked for. Nothing is ever
+    unpickled or executed.
 
     Args:
-        path: The directory.
-        labels: One `.npy` file with the labels of all sets in the directory, of shape `(rows, ...)` in the sets' order
-            or `(sets, rows in a set, ...)`; or a directory of `.npy` files with the sets' numbers. Without it
-            `labels.npy` in the directory is taken if it is there; else there are no targets.
-        sets: The numbers of the sets to use; None for all. A split into training and validation is two of these.
+        path: A directory, a file, a pattern (`data/train*.npy`), or an array in a file (`data.h5/train`); a list,
+            tuple or dict of these for several inputs, which have the same sets.
+        labels: A file with the labels of all sets in the directory, of shape `(rows, ...)` in the sets' order or
+            `(sets, rows in a set, ...)`; or arrays, columns or files with the sets' numbers, of which there may be more
+            than sets. By default they are looked for in the same files, beside them, and in a directory `labels`.
+            False for none; `"inputs"` for the inputs themselves, as an autoencoder wants.
+        sets: The sets to use: their numbers, or a function of the name; None for all, which then must have no gaps in
+            their numbers. A split into training and validation is two of these.
+        dtype: What to cast the inputs to.
+        label_dtype: What to cast the labels to.
+        class_labels: Where the rows' classes are, if the labels are something else; found and read like labels, and
+            given as the third value of `read`.
+        layout: Whether one array is `"sets"`, of shape `(sets, rows in a set, ...)`, or `"rows"`; by default what the
+            labels' shape says, else rows.
+        rows_per_set: Cuts one array of rows into sets of so many; the last one has the rest.
+        shape: Of values without a header, stored as `dtype`: one row's shape, or the whole array's; `(-1, ...)` is
+            always the shape of many rows.
+        reader: For files that no format here reads: a function that makes an array of a path, or a `Format`.
+        check_finite: Whether to refuse NaN and infinity when values are read.
+        on_bad_set: Whether a set that cannot be used is an error (`"raise"`), or is left out (`"skip"`), warned of
+            once, and kept in `skipped` and in the record. A set that is found bad when its values are read is an error
+            either way: to leave it out then would change the order in mid-run.
+
+    Attributes:
+        path: The first input's path.
+        skipped: Sets that were left out, with the reasons.
 
     Raises:
-        DataError: Files are missing, misnamed, cut off or of different kinds, or labels do not match; a `ValueError`.
+        DataError: Files are missing, misnamed, damaged or of different kinds, or labels do not match; a `ValueError`.
+        ImportError: The format needs a library that is not installed.
 
     Example:
         >>> train = Files("data", sets=range(1, 9))  # doctest: +SKIP
@@ -44,27 +76,40 @@ class Files:
 
     def __init__(
         self,
-        path: str | PathLike[str],
-        labels: str | PathLike[str] | None = None,
-        sets: Iterable[int | str] | None = None,
+        path: Place | Sequence[Place] | Mapping[str, Place],
+        labels: Place | Literal[False] | None = None,
+        sets: Iterable[int | str] | Callable[[str], bool] | None = None,
+        *,
+        dtype: Any = None,
+        label_dtype: Any = None,
+        class_labels: Place | Literal[False] | None = None,
+        layout: Literal["sets", "rows"] | None = None,
+        rows_per_set: int | None = None,
+        shape: Sequence[int] | None = None,
+        reader: Callable[[Path], Any] | Format | None = None,
+        check_finite: bool = False,
+        on_bad_set: Literal["raise", "skip"] = "raise",
     ) -> None:
-        self.path = Path(path)
-        beside = self.path / LABELS
-        self.labels = Path(labels) if labels is not None else beside if beside.is_file() else None
-        skip = [beside] if self.labels is None else [beside, self.labels]
-        headers = {number: read_header(file) for number, file in numbered(self.path, skip).items()}
-        chosen = _choose(self.path, list(headers), sets)
-        self._names = tuple(map(str, chosen))
-        self._sizes = tuple(headers[number].shape[0] for number in chosen)
+        _check_choice("layout", layout, (None, "sets", "rows"))
+        _check_choice("on_bad_set", on_bad_set, ("raise", "skip"))
+        places = _places(path)
+        self.path = next(iter(places.values()))
+        self._container = type(path) if isinstance(path, list | tuple | dict) else None
+        self._same, self._check_finite = labels == SAME, check_finite
+        stored = None if dtype is None else np.dtype(dtype)
+        opening = Opening(Hints(None if shape is None else tuple(shape), stored), _format_of(reader))
+        wanted = Wanted(labels, class_labels, sets, layout, rows_per_set, skip_bad=on_bad_set == "skip")
+        made = assemble(places, opening, wanted)
+        self.skipped = made.skipped
+        self._names, self._inputs = tuple(map(str, made.numbers)), list(places)
+        casts = dict.fromkeys(places, stored) | {
+            TARGETS: None if label_dtype is None else np.dtype(label_dtype)
+        }
+        self._columns = {key: Column(parts, dtype=casts.get(key)) for key, parts in made.parts.items()}
+        self._sizes = self._columns[self._inputs[0]].sizes
         self._starts = np.cumsum((0, *self._sizes[:-1]), dtype=np.int64)
-        self._inputs = Table([headers[number] for number in chosen])
-        self._targets: Table | None = None
-        self._shifts = np.zeros(len(chosen), np.int64)
-        if self.labels is not None and self.labels.is_dir():
-            self._targets = _labels_by_number(self.labels, headers, chosen)
-        elif self.labels is not None:
-            self._targets = _labels_in_one(self.labels, headers)
-            self._shifts = _starts_of(headers, chosen) - self._starts
+        if self.skipped:
+            warnings.warn(f"{self.path}: {_skipped_in_words(made)}", stacklevel=2)
 
     @property
     def n_rows(self) -> int:
@@ -81,107 +126,157 @@ class Files:
         """Their row counts, in the same order."""
         return self._sizes
 
-    def describe(self) -> dict[str, Any]:
-        """Give counts, hashes of the sets' names and sizes, and the row types; no path, so that data may be moved."""
-        targets = {} if self._targets is None else {"targets": self._targets.row}
-        return table_of_contents(self._names, self._sizes) | {"inputs": self._inputs.row} | targets
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of everything that is read."""
+        return sum(column.row_bytes for column in self._columns.values())
 
-    def read(self, rows: RowIds) -> tuple[Any, Any]:
+    def describe(self) -> dict[str, Any]:
+        """Give counts, hashes of the sets' names and sizes, the row types, and what was left out; no path, so that data
+        may be moved.
+        """
+        rows = {key: column.row for key, column in self._columns.items()}
+        same = {TARGETS: SAME} if self._same else {}
+        skipped = {"skipped": dict(self.skipped)} if self.skipped else {}
+        return table_of_contents(self._names, self._sizes) | rows | same | skipped
+
+    def read(self, rows: RowIds) -> tuple[Any, ...]:
         """Read rows, in the order given, into fresh tensors; each file is visited once.
+
+        Returns:
+            Inputs and targets (None where there are none); where there are class labels, these too.
 
         Raises:
             IndexError: A row id is out of range.
+            DataError: Values cannot be read, or are not finite where that is checked.
         """
-        low, high = int(rows.min()), int(rows.max())
-        if low < 0 or high >= self.n_rows:
+        return self.read_stored(rows, None, (), fresh)
+
+    def read_range(self, start: int, stop: int) -> tuple[Any, ...]:
+        """Read the rows `start` to `stop - 1`.
+
+        Raises:
+            IndexError: The range is not within the data.
+            DataError: As in `read`.
+        """
+        return self.read_stored(np.arange(start, stop), (start, stop), (), fresh)
+
+    def read_stored(
+        self, rows: RowIds, span: tuple[int, int] | None, groups: tuple[tuple[int, ...], ...], take: Take
+    ) -> tuple[Any, ...]:
+        """Read rows as `read` does, into lent memory; several threads may call it at once.
+
+        Args:
+            rows: int64 row ids of shape `(n,)`, n at least 1.
+            span: The first row and one after the last, where the rows follow each other and that is known.
+            groups: Sets, by their indices, of which all rows will be asked for soon; they hold all these rows.
+            take: Gives the memory for a tensor of some shape and dtype.
+
+        Raises:
+            IndexError: A row id is out of range.
+            DataError: As in `read`.
+        """
+        low, high = (span[0], span[1] - 1) if span is not None else (int(rows.min()), int(rows.max()))
+        if not 0 <= low <= high < self.n_rows:
             raise IndexError(
                 f"{self.path}: no rows {low} to {high}; there are the rows 0 to {self.n_rows - 1}"
             )
-        inputs = self._inputs.gather(rows)
-        if self._targets is None:
-            return inputs, None
-        which = np.searchsorted(self._starts, rows, side="right") - 1
-        return inputs, self._targets.gather(rows + self._shifts[which])
+        values: dict[str, torch.Tensor] = {}
+        for key, column in self._columns.items():
+            values[key] = (
+                column.read_range(*span, take) if span is not None else column.read(rows, take, groups)
+            )
+            if self._check_finite:
+                self._refuse_not_finite(key, values[key], rows)
+        inputs = self._nested([values[key] for key in self._inputs])
+        targets = inputs if self._same else values.get(TARGETS)
+        return (inputs, targets, values[CLASSES]) if CLASSES in values else (inputs, targets)
+
+    def keep(self, sets: Sequence[int]) -> None:
+        """Keep sets, by their indices, in memory once they are read."""
+        for column in self._columns.values():
+            column.keep(sets)
 
     def close(self) -> None:
-        """Let go of the memory maps; the next read makes them again."""
-        self._inputs.close()
-        if self._targets is not None:
-            self._targets.close()
+        """Let go of files, maps and what is kept in memory; the next read opens them again."""
+        for column in self._columns.values():
+            column.close()
 
+    def extents(self) -> list[Extent]:
+        """Say where the first input's rows lie; see `shared_rows`."""
+        return [extent(part) for part in self._columns[self._inputs[0]].parts]
 
-def _choose(path: Path, numbers: list[int], sets: Iterable[int | str] | None) -> list[int]:
-    if sets is None:
-        return numbers
-    wanted = {int(number) for number in sets}
-    unknown = sorted(wanted - set(numbers))
-    if unknown or not wanted:
+    def _nested(self, tensors: list[torch.Tensor]) -> Any:
+        if self._container is None:
+            return tensors[0]
+        if self._container is dict:
+            return {key.partition(".")[2]: tensor for key, tensor in zip(self._inputs, tensors, strict=True)}
+        return tuple(tensors)
+
+    def _refuse_not_finite(self, key: str, values: torch.Tensor, rows: RowIds) -> None:
+        if not (values.is_floating_point() or values.is_complex()):
+            return
+        finite = torch.isfinite(values).reshape(len(values), -1).all(1)
+        if bool(finite.all()):
+            return
+        row = int(rows[int(torch.argmin(finite.to(torch.uint8)))])
+        which = int(np.searchsorted(self._starts, row, side="right")) - 1
         raise DataError(
-            path,
-            found=f"the sets {joined(numbers)}",
-            expected=f"the sets {joined(unknown)} too" if unknown else "at least one set to be asked for",
-            remedy="Give numbers of sets that are there.",
+            self._columns[key].parts[which].path,
+            found=f"NaN or infinity in the {key}, set {self._names[which]}, row {row - int(self._starts[which])}",
+            expected="finite values, as check_finite is on",
+            remedy="Mend the values; or begin a run without this set: Files(path, sets=...).",
         )
-    return [number for number in numbers if number in wanted]
 
 
-def _starts_of(headers: dict[int, Npy], chosen: list[int]) -> RowIds:
-    """Give the chosen sets' first rows in a table of all sets."""
-    starts = np.cumsum([0, *(header.shape[0] for header in headers.values())], dtype=np.int64)
-    places = {number: place for place, number in enumerate(headers)}
-    return starts[[places[number] for number in chosen]]
+def shared_rows(one: Source, other: Source) -> int:
+    """Count the rows that two sources read from the same place in the same files, through whatever links.
+
+    Args:
+        one: A source; what is not `Files` shares nothing that could be known here.
+        other: Another one.
+
+    Example:
+        >>> shared_rows(Files("data", sets=[1, 2]), Files("data", sets=[3]))  # doctest: +SKIP
+        0
+    """
+    if not isinstance(one, Files) or not isinstance(other, Files):
+        return 0
+    mine = one.extents()
+    row = sum(place.stop - place.start for place in mine) // one.n_rows
+    return -(-common_bytes(mine, other.extents()) // row)
 
 
-def _labels_in_one(path: Path, headers: dict[int, Npy]) -> Table:
-    if not path.is_file():
-        raise DataError(
-            path,
-            found="nothing",
-            expected="a .npy file of labels, or a directory of numbered ones",
-            remedy="Check the path.",
-        )
-    labels = read_header(path)
-    sizes = {number: header.shape[0] for number, header in headers.items()}
-    if labels.shape[0] == sum(sizes.values()):
-        return Table([labels])
-    if len(labels.shape) > 1 and labels.shape[0] == len(sizes):
-        odd = [f"{number} ({size} rows)" for number, size in sizes.items() if size != labels.shape[1]]
-        if not odd:
-            return Table([labels], nested=True)
-        found = f"{labels.shape[1]} labels for each set, but set {joined(odd)}"
+def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"Files: found {name}={value!r}, expected one of {', '.join(map(repr, choices))}")
+
+
+def _places(path: Place | Sequence[Place] | Mapping[str, Place]) -> dict[str, Path]:
+    """Give the inputs' paths by the names that they have in a description."""
+    if isinstance(path, dict):
+        places = {f"inputs.{key}": Path(place) for key, place in path.items()}
+    elif isinstance(path, list | tuple):
+        places = {f"inputs.{index}": Path(place) for index, place in enumerate(path)}
     else:
-        counts = joined(f"{number}: {size}" for number, size in sizes.items())
-        found = (
-            f"labels of shape {labels.shape} for {len(sizes)} sets with {sum(sizes.values())} rows ({counts})"
-        )
-    raise DataError(
-        path,
-        found=found,
-        expected=f"shape ({sum(sizes.values())}, ...), or ({len(sizes)}, rows in a set, ...) for sets of one size",
-        remedy="Write one label for each row of each set in the directory.",
+        places = {"inputs": Path(path)}  # type: ignore[arg-type]
+    if not places:
+        raise ValueError("Files: found no path, expected at least one")
+    return places
+
+
+def _format_of(reader: Callable[[Path], Any] | Format | None) -> Format | None:
+    if reader is None or isinstance(reader, Format):
+        return reader
+    if isinstance(reader, type) and issubclass(reader, Format):
+        return reader()
+    if callable(reader):
+        return FunctionFormat(reader)
+    raise TypeError(
+        f"Files: found {type(reader).__name__} as reader, expected a function of a path, or a Format"
     )
 
 
-def _labels_by_number(path: Path, headers: dict[int, Npy], chosen: list[int]) -> Table:
-    labels = {number: read_header(file) for number, file in numbered(path).items()}
-    if labels.keys() != headers.keys():
-        raise DataError(
-            path,
-            found=f"no labels for the sets {joined(sorted(headers.keys() - labels.keys())) or '(none)'}, and labels for "
-            f"sets that are not there: {joined(sorted(labels.keys() - headers.keys())) or '(none)'}",
-            expected="the same numbers as the sets have",
-            remedy="Add or remove files so that each set has its labels.",
-        )
-    odd = [
-        f"{number} ({header.shape[0]} rows, {labels[number].shape[0]} labels)"
-        for number, header in headers.items()
-        if labels[number].shape[0] != header.shape[0]
-    ]
-    if odd:
-        raise DataError(
-            path,
-            found=f"other numbers of labels than rows in the sets {joined(odd)}",
-            expected="one label for each row",
-            remedy="Write those sets' labels again.",
-        )
-    return Table([labels[number] for number in chosen])
+def _skipped_in_words(made: Assembly) -> str:
+    reasons = joined(f"{name}: {reason}" for name, reason in made.skipped.items())
+    return f"{len(made.skipped)} of {len(made.skipped) + len(made.numbers)} sets are left out ({reasons})"

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 
 from deeptrain.data.batch import Batch, RowIds, SetTable, map_tensors
-from deeptrain.data.feed import CursorFeed
-from deeptrain.data.order import Last, Order, Shuffle
-from deeptrain.data.source import RangeSource, Source
+from deeptrain.data.buffers import Buffers
+from deeptrain.data.chain import Chain
+from deeptrain.data.dataset import StreamingSource
+from deeptrain.data.edits import BatchSize, Exclude, Repeat, Skip
+from deeptrain.data.feed import CursorFeed, Position
+from deeptrain.data.plan import Plan
+from deeptrain.data.prefetch import Prefetch
+from deeptrain.data.preprocess import Preprocessor
+from deeptrain.data.running import Closable, Running
+from deeptrain.data.seeded import Work
+from deeptrain.data.source import RangeSource, Source, StoredSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from deeptrain.data.edits import Edit
+    from deeptrain.data.order import Last, Shuffle
 
 SAMPLE = 32  # rows that are looked at to notice other data
 
@@ -22,17 +34,26 @@ SAMPLE = 32  # rows that are looked at to notice other data
 class BatchLoader(CursorFeed):
     """Loads batches of a source; usable in any loop, and exactly resumable.
 
-    Iterating gives the rest of the present epoch. A batch counts as consumed when it is handed out; after the last one
-    the cursor stands at the start of the next epoch.
+    Iterating gives the rest of the present epoch, piece by piece where a preprocessor makes several of a batch. A batch
+    counts as consumed when it is handed out; after the last one the cursor stands at the start of the next epoch.
 
     Args:
-        source: `Arrays`, `Files`, or anything that follows the `Source` protocol.
+        source: `Arrays`, `Files`, `FromDataset`, or anything that follows the `Source` protocol.
         batch_size: Rows in a batch; any number, whatever the sets' sizes.
-        shuffle: None, `"sets"` (order of the sets), `"samples"` (rows within groups of sets), `"global"` (all rows), or
-            True for `"global"`.
-        seed: The order's seed; with the epoch and the batch's index it alone says which rows come.
-        group: Sets in a group, under `"samples"`.
-        last: Whether a short last batch is `"keep"`-ed or `"drop"`-ped.
+        shuffle: None, `"sets"` (order of the sets), `"batches"` (batches within groups of sets), `"samples"` (rows within
+            groups of sets), `"global"` (all rows), or True for `"global"`.
+        seed: The order's seed; with the epoch, the batch's index and the edits it alone says which rows come.
+        group: Sets in a group, under `"batches"` and `"samples"`.
+        shuffle_sets: Whether those two shuffle the order of the sets too.
+        last: Whether a short last batch is `"keep"`-ed, `"drop"`-ped, or `"pad"`-ded with rows from the epoch's beginning.
+        preprocess: Makes the iterations of each batch: a `Preprocessor` such as `Windows`, or a list of them.
+        prefetch: How many bytes of batches may be read ahead by background threads, from sources that allow it; 0 reads
+            each batch when it is asked for.
+        threads: How many threads read ahead.
+        cache: Which sets stay in memory once they are read: None, `"all"`, a number of bytes (the first sets that fit), or
+            a list of set names. For sources that read from a disk.
+        pin: Whether batches are put into page-locked memory, from which an accelerator copies faster. By default where
+            there is a CUDA device.
 
     Raises:
         ValueError: A setting is out of range, or there are no rows.
@@ -46,7 +67,14 @@ class BatchLoader(CursorFeed):
         [4, 4, 2]
     """
 
-    changeable: ClassVar[tuple[str, ...]] = ("batch_size", "shuffle", "seed", "group", "last")
+    changeable: ClassVar[tuple[str, ...]] = (
+        "batch_size",
+        "shuffle",
+        "seed",
+        "group",
+        "shuffle_sets",
+        "last",
+    )
 
     def __init__(
         self,
@@ -56,9 +84,15 @@ class BatchLoader(CursorFeed):
         shuffle: Shuffle = None,
         seed: int = 0,
         group: int = 8,
+        shuffle_sets: bool = True,
         last: Last = "keep",
+        preprocess: Preprocessor | Sequence[Preprocessor] | None = None,
+        prefetch: int = 1 << 26,
+        threads: int = 2,
+        cache: Literal["all"] | int | Sequence[str] | None = None,
+        pin: bool | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(_one(preprocess, seed))
         if not isinstance(source, Source):
             raise TypeError(
                 f"BatchLoader: found {type(source).__name__} as source, expected dt.Arrays, dt.Files or another Source; "
@@ -67,17 +101,34 @@ class BatchLoader(CursorFeed):
         self.source = source
         self._sample: int | None = None
         self._table = SetTable(source.set_names, source.set_sizes)
+        self._plan = Plan(
+            self._table.sizes,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            group=group,
+            shuffle_sets=shuffle_sets,
+            last=last,
+        )
         self._ranges = source if isinstance(source, RangeSource) else None
-        self._order = Order(self._table.sizes, batch_size, shuffle, seed, group=group, last=last)
+        self._stored = source if isinstance(source, StoredSource) else None
+        self._buffers = Buffers(pin=torch.cuda.is_available() if pin is None else pin)
+        self._streaming = source if isinstance(source, StreamingSource) else None
+        self._running = Running(self._stream)
+        self._ahead: Prefetch | None = None
+        if self._stored is not None:
+            self._stored.keep(_sets_to_keep(cache, self._table, self._stored))
+            if prefetch:
+                self._ahead = Prefetch(self._read_alone, self._batches_in, most=prefetch, threads=threads)
 
     @property
     def rows_total(self) -> int:
         """Rows of the source."""
-        return self._order.rows_total
+        return sum(self._table.sizes)
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
-        return self._order.batches
+        """Batches in the cursor's epoch."""
+        return self.batches
 
     def __iter__(self) -> Iterator[Batch]:
         """Give the rest of the cursor's epoch, moving the cursor along."""
@@ -89,29 +140,119 @@ class BatchLoader(CursorFeed):
         Raises:
             IndexError: There is no such batch.
         """
-        return self._order.rows(epoch, batch)
+        return self._plan.rows(epoch, batch)
 
-    def batch(self, epoch: int, batch: int) -> Batch:
-        """Read any batch; the cursor stays where it is.
+    # ------------------------------------------------------------------ edits
+
+    def skip(self, *, sets: Sequence[str] = (), rows: Sequence[int] = (), batches: int | None = None) -> None:
+        """Pass over what is still to come of some sets or rows in this epoch, or over the next batches.
 
         Raises:
-            IndexError: There is no such batch.
+            KeyError: There is no set of that name.
+            ValueError: Nothing is named, or nothing would be left.
         """
-        return self._read(epoch, batch)
+        self._edit(Skip(sets=self._indices(sets), rows=_ids(rows), batches=batches))
+
+    def exclude(self, *, sets: Sequence[str] = (), rows: Sequence[int] = ()) -> None:
+        """Leave some sets or rows out from here on, in this epoch and all later ones.
+
+        Raises:
+            KeyError: There is no set of that name.
+            ValueError: Nothing is named, or nothing would be left.
+        """
+        self._edit(Exclude(sets=self._indices(sets), rows=_ids(rows)))
+
+    def repeat(
+        self, *, sets: Sequence[str] = (), rows: Sequence[int] = (), batches: int | None = None
+    ) -> None:
+        """Give some sets or rows, or the last batches once more; then the order goes on where it was.
+
+        Raises:
+            KeyError: There is no set of that name.
+            ValueError: Nothing is named, or so many batches were not served in this epoch.
+        """
+        self._edit(Repeat(sets=self._indices(sets), rows=_ids(rows), batches=batches))
+
+    def set_batch_size(self, batch_size: int) -> None:
+        """Cut the batches from here on in another size, in this epoch and all later ones.
+
+        Raises:
+            ValueError: It is below 1.
+        """
+        self._edit(BatchSize(batch_size))
+
+    def _edit(self, edit: Edit) -> None:
+        epoch, batch, iteration = self.position
+        if iteration:
+            raise ValueError(
+                f"the order cannot be edited between two pieces of batch {batch}: {iteration} of them are done; "
+                f"go on to the batch's end first"
+            )
+        # A cursor that was moved back before an edit: what was edited behind it is to come no more.
+        before = self._plan.until(epoch, batch)
+        if before != self._plan:
+            warnings.warn(
+                f"the edits that were made behind batch {batch} of epoch {epoch} are dropped: the order is edited anew there",
+                stacklevel=3,
+            )
+        plan = before.edited(epoch, batch, edit)
+        self._follow(plan, *plan.settle(epoch, batch))
+
+    def mark(self) -> tuple[Plan, Position]:
+        """Note how the order is edited and where the cursor stands."""
+        return self._plan, self._position
+
+    def back_to(self, mark: tuple[Plan, Position]) -> None:
+        """Undo what edits and moves there were since `mark`."""
+        plan, position = mark
+        if plan is not self._plan:
+            self._follow(plan, position.epoch, position.batch)
+        self._position = position
+
+    def _follow(self, plan: Plan, epoch: int, batch: int) -> None:
+        """Go by another plan from a position on; what was read ahead under the old one is forgotten."""
+        self._plan = plan
+        self._forget()
+        self.seek(epoch=epoch, batch=batch)
+
+    def _forget(self) -> None:
+        """Let go of what was read ahead."""
+        self._running.close()
+        if self._ahead is not None:
+            self._ahead.clear()
+
+    def _indices(self, sets: Sequence[str]) -> tuple[int, ...]:
+        return tuple(self._table.index(name) for name in sets)
+
+    # ------------------------------------------------------------------ state
 
     def settings(self) -> dict[str, Any]:
         """Describe source and order in plain values."""
-        if self._sample is None:
+        if self._sample is None and self._streaming is None:  # what its code draws is no fingerprint
             self._sample = _checksum(self.source)
-        return {"source": self.source.describe() | {"sample": self._sample}} | {
-            name: getattr(self._order, name) for name in self.changeable
-        }
+        made = {} if self.preprocess is None else {"preprocess": self.preprocess.settings()}
+        return {"source": self.source.describe() | {"sample": self._sample}} | self._order_settings() | made
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the cursor, the settings under which it has its meaning, and the edits."""
+        return super().state_dict() | {"edits": self._plan.edits}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a recorded cursor and to the edits of then. See `CursorFeed.load_state_dict`."""
+        before = self._plan
+        self._forget()
+        self._plan = Plan(self._table.sizes, **self._order_settings(), edits=state.get("edits", []))
+        try:
+            super().load_state_dict(state)
+        except BaseException:
+            self._plan = before
+            raise
 
     def adopt(self, settings: Mapping[str, Any]) -> None:
         """Take the order's settings from a record.
 
-        Where they differ from the present ones the cursor goes to its epoch's start, as a place within an epoch has no
-        meaning under another order.
+        Where they differ from the present ones the cursor goes to its epoch's start, and edits are dropped, as places
+        within an epoch have no meaning under another order.
 
         Args:
             settings: What `settings` gave; entries that are missing stay as they are, the source's is not looked at.
@@ -119,22 +260,103 @@ class BatchLoader(CursorFeed):
         Raises:
             ValueError: A setting is out of range.
         """
-        present = {name: getattr(self._order, name) for name in self.changeable}
+        present = self._order_settings()
         wanted = present | {name: settings[name] for name in self.changeable if name in settings}
         if wanted != present:
-            self._order = Order(self._table.sizes, **wanted)
-            self.seek(epoch=self.position.epoch)
+            self._follow(Plan(self._table.sizes, **wanted), self.position.epoch, 0)
 
-    def _batches_in(self, epoch: int) -> int:  # noqa: ARG002 - every epoch has the same number here
-        return self._order.batches
+    def _order_settings(self) -> dict[str, Any]:
+        found = self._plan.settings()
+        return {name: found[name] for name in self.changeable}
+
+    def close(self) -> None:
+        """Let go of the held batch, of what was read ahead, and of the source's files."""
+        super().close()
+        self._running.close()
+        if self._ahead is not None:
+            self._ahead.close()
+        if self._stored is not None:
+            self._stored.close()
+
+    # ------------------------------------------------------------------ reading
+
+    def _seed(self) -> int:
+        return int(self._plan.settings()["seed"])
+
+    def _row_shape(self) -> tuple[int, ...] | None:
+        if self._stored is None and self._ranges is None:
+            return None  # each row may have its own, and reading one may run the user's code
+        inputs = self.source.read(np.zeros(1, np.int64))[0]
+        return tuple(inputs.shape[1:]) if isinstance(inputs, torch.Tensor) else None
+
+    def _batches_in(self, epoch: int) -> int:
+        return self._plan.batches(epoch)
 
     def _read(self, epoch: int, batch: int) -> Batch:
-        rows = self._order.rows(epoch, batch)
-        if self._ranges is not None and self._order.shuffle is None:
-            inputs, targets = self._ranges.read_range(*self._order.span(epoch, batch))
+        if self._streaming is not None:
+            return self._made_of(self._running.take(Position(epoch, batch)), epoch, batch)
+        if self._ahead is not None:
+            return self._ahead.get(epoch, batch)
+        return self._read_alone(epoch, batch)
+
+    def _read_alone(self, epoch: int, batch: int) -> Batch:
+        """Read a batch here and now, whatever else is under way; any thread may."""
+        rows, span = self._plan.rows(epoch, batch), self._plan.span(epoch, batch)
+        if self._streaming is not None:
+            found = self._streaming.read_batch(self._seed(), Work.of(epoch, batch, rows))
+        elif self._stored is not None:
+            groups = self._plan.groups(epoch, batch)
+            found = self._stored.read_stored(rows, span, groups, self._buffers.take)
+        elif self._ranges is not None and span is not None:
+            found = self._ranges.read_range(*span)
         else:
-            inputs, targets = self.source.read(rows)
-        return Batch(inputs, targets, epoch, batch, rows, self._table)
+            found = self.source.read(rows)
+        return self._made_of(found, epoch, batch, rows)
+
+    def _made_of(self, found: Any, epoch: int, batch: int, rows: RowIds | None = None) -> Batch:
+        inputs, targets, *classes = found
+        return Batch(
+            inputs,
+            targets,
+            epoch,
+            batch,
+            self._plan.rows(epoch, batch) if rows is None else rows,
+            self._table,
+            class_labels=classes[0] if classes else None,
+            padded=self._plan.padded(epoch, batch),
+        )
+
+    def _stream(self, position: Position) -> Closable:
+        """Let the source's workers read the rest of a position's epoch."""
+        assert self._streaming is not None
+        (epoch, first, _), plan = position, self._plan
+        # Nothing of `self` in it, which would keep a loader that was dropped alive, and its workers with it.
+        work = (Work.of(epoch, batch, plan.rows(epoch, batch)) for batch in range(first, plan.batches(epoch)))
+        return self._streaming.open(self._seed(), epoch, work)
+
+
+def _one(preprocess: Preprocessor | Sequence[Preprocessor] | None, seed: int) -> Preprocessor | None:
+    if preprocess is None or isinstance(preprocess, Preprocessor):
+        return preprocess
+    return Chain(*preprocess, seed=seed)
+
+
+def _ids(rows: Sequence[int]) -> tuple[int, ...]:
+    return tuple(map(int, rows))
+
+
+def _sets_to_keep(cache: Any, table: SetTable, source: StoredSource) -> list[int]:
+    """Say which sets a loader's `cache` means, by their indices."""
+    if cache is None:
+        return []
+    if cache == "all":
+        return list(range(len(table.names)))
+    if isinstance(cache, int) and not isinstance(cache, bool):
+        ends = np.cumsum(table.sizes) * source.row_bytes
+        return list(range(int(np.searchsorted(ends, cache, side="right"))))
+    if isinstance(cache, str):
+        raise TypeError(f"cache={cache!r}: expected None, 'all', a number of bytes, or a list of set names")
+    return [table.index(name) for name in cache]
 
 
 def _checksum(source: Source) -> int:
@@ -165,5 +387,5 @@ class _RestOfEpoch:
         if self._loader.position.epoch != self._epoch:
             raise StopIteration
         batch = self._loader.fetch()
-        self._loader.advance()
+        self._loader.advance(whole=self._loader.ends_batch(None))
         return batch

@@ -14,6 +14,8 @@ from deeptrain.data.batch import RowIds, aligned
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from deeptrain.data.buffers import Take
+
 
 @runtime_checkable
 class Source(Protocol):
@@ -41,7 +43,8 @@ class Source(Protocol):
             rows: int64 row ids of shape `(n,)`.
 
         Returns:
-            Inputs and targets (None where there are none): tensors whose first axis has length n, nested or not.
+            Inputs and targets (None where there are none): tensors whose first axis has length n, nested or not; and
+            perhaps, as a third, class labels, where the targets are something else.
         """
 
 
@@ -51,6 +54,33 @@ class RangeSource(Source, Protocol):
 
     def read_range(self, start: int, stop: int) -> tuple[Any, Any]:
         """Read the rows `start` to `stop - 1`."""
+
+
+@runtime_checkable
+class StoredSource(Source, Protocol):
+    """A source whose rows lie on a disk: it may be read by several threads, and into memory that is used again."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of everything that is read."""
+
+    def read_stored(
+        self, rows: RowIds, span: tuple[int, int] | None, groups: tuple[tuple[int, ...], ...], take: Take
+    ) -> tuple[Any, ...]:
+        """Read rows as `read` does.
+
+        Args:
+            rows: int64 row ids of shape `(n,)`.
+            span: The first row and one after the last, where the rows follow each other and that is known.
+            groups: Sets, by their indices, of which all rows will be asked for soon; they hold all these rows.
+            take: Gives the memory for a tensor of some shape and dtype.
+        """
+
+    def keep(self, sets: Sequence[int]) -> None:
+        """Keep these sets in memory once they are read."""
+
+    def close(self) -> None:
+        """Let go of files and maps; the next read opens them again."""
 
 
 def table_of_contents(names: Sequence[str], sizes: Sequence[int]) -> dict[str, Any]:

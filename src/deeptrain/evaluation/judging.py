@@ -6,10 +6,12 @@ state from the middle of a pass computes the pass again up to there, silently.
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from deeptrain.callbacks.base import Event
+from deeptrain.data.files import shared_rows
 from deeptrain.evaluation.validation import Pass, Validation
 from deeptrain.state.progress import Phase
 from deeptrain.step.base import Outcome, figures_of
@@ -37,7 +39,20 @@ class Judging:
     def __init__(self, validation: Validation | None, feed: Feed | None) -> None:
         self.validation = validation
         self.feed = feed
+        if feed is not None:
+            feed.phase = "val"
         self._pass: Pass | None = None
+
+    def warn_of_shared_rows(self, train: Feed) -> None:
+        """Say where rows are trained on and validated on, so that the figures look better than they are."""
+        mine, theirs = getattr(self.feed, "source", None), getattr(train, "source", None)
+        shared = 0 if mine is None or theirs is None else shared_rows(mine, theirs)
+        if shared:
+            warnings.warn(
+                f"{shared} of the {mine.n_rows} validation rows are trained on too, so that validation's figures are "
+                "better than they would be on new data: split the sets, Files(path, sets=...)",
+                stacklevel=4,
+            )
 
     def key(self, trainer: Trainer) -> tuple[int | str, ...]:
         """What the random streams of the present piece are seeded from."""
@@ -82,23 +97,32 @@ class Judging:
             begun = Pass(validation, feed, trainer.learner, trainer.streams, self._pass_key(trainer))
             begun.catch_up(trainer.progress.validation.batches)
             self._pass = begun
-        if self._pass.done < feed.batches:
-            batch, outcome = self._pass.evaluate()
-            return partial(self._end_batch, trainer, self._pass, batch, outcome, figures_of(outcome))
+        if not self._pass.ended:
+            pieces = self._pass.evaluate()
+            figures = [figures_of(outcome) for _, outcome in pieces]
+            return partial(self._end_batch, trainer, self._pass, pieces, figures)
         return partial(self._end, trainer, validation, self._pass.figures())
 
     @staticmethod
     def _end_batch(
-        trainer: Trainer, run: Pass, batch: Batch, outcome: Outcome, figures: dict[str, Any]
+        trainer: Trainer,
+        run: Pass,
+        pieces: list[tuple[Batch, Outcome]],
+        figures: list[dict[str, Any]],
     ) -> None:
-        run.gather(batch, outcome)
+        run.gather(pieces)
         progress = trainer.progress
         progress.phase = Phase.VALIDATE
         progress.validation.batches += 1
         at = progress.train.iterations
-        event = Event(_BOTH_ENDS[0], at, batch.epoch, batch, outcome.predictions, figures, _BOTH_ENDS)
-        event.replaying = at <= trainer.run.replay_until
-        trainer.put_handlers(_BOTH_ENDS, event, first=True)
+        replaying = at <= trainer.run.replay_until
+        # Each is put before what is pending, so the last piece goes first.
+        for number, ((batch, outcome), found) in reversed(
+            list(enumerate(zip(pieces, figures, strict=True), 1))
+        ):
+            names = _BOTH_ENDS if number == len(pieces) else _BOTH_ENDS[:1]
+            event = Event(names[0], at, batch.epoch, batch, outcome.predictions, found, names, replaying)
+            trainer.put_handlers(names, event, first=True)
 
     def _end(self, trainer: Trainer, validation: Validation, figures: dict[str, float]) -> None:
         self._pass = None
@@ -123,7 +147,7 @@ class Judging:
         key = (trainer.seed, "validate", trainer.progress.validation.passes)
         whole = Pass(validation, feed, trainer.learner, trainer.streams, key)
         try:
-            whole.catch_up(feed.batches)
+            whole.catch_up()
             return whole.figures()
         finally:
             feed.seek(epoch=place.epoch, batch=place.batch)

@@ -16,6 +16,7 @@ from deeptrain.data.batch import map_tensors
 from deeptrain.state.cadence import Every
 from deeptrain.step.base import figure
 from deeptrain.step.rollback import Rollback
+from deeptrain.step.stateful import reset_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -89,6 +90,10 @@ class Pass:
         step: What evaluates a batch.
         streams: The random streams, put back after each batch.
         key: What the streams are seeded from, together with the batch's index.
+
+    Attributes:
+        done: How many batches were gathered.
+        ended: Whether they are all of the pass.
     """
 
     def __init__(
@@ -102,20 +107,19 @@ class Pass:
             key,
         )
         self._rollback = Rollback(streams, step.modules())
+        self.done, self.ended = 0, False
         self._predictions: list[Any] = []
         self._targets: list[Any] = []
 
-    @property
-    def done(self) -> int:
-        """How many batches were gathered."""
-        return len(self._predictions)
+    def evaluate(self) -> list[tuple[Batch, Outcome]]:
+        """Evaluate the batch at the feed's cursor, in all of its pieces; nothing is gathered yet and nothing moves.
 
-    def evaluate(self) -> tuple[Batch, Outcome]:
-        """Evaluate the batch at the feed's cursor; nothing is gathered yet and nothing moves."""
-        batch = self._feed.fetch()
-        with self._aside(batch.index):
-            outcome = self._step.evaluate(batch)
-        return batch, outcome
+        What a module carries from piece to piece begins anew with the batch, and is put back after it.
+        """
+        self._feed.fetch()  # under the streams as they are: reading draws from none
+        with self._aside(self._feed.position.batch):
+            reset_states(self._step.modules())
+            return self._feed.through(self._step.evaluate)
 
     @contextmanager
     def _aside(self, what: int | str) -> Iterator[None]:
@@ -138,19 +142,23 @@ class Pass:
                 "forward), so that validating would change the training: renormalise in a callback instead"
             )
 
-    def gather(self, batch: Batch, outcome: Outcome) -> bool:
-        """Keep a batch's predictions and move on; True where it was the last batch of the pass."""
-        self._predictions.append(map_tensors(outcome.predictions, _to_cpu))
-        self._targets.append(map_tensors(batch.targets, _to_cpu))
-        return self._feed.advance()
+    def gather(self, pieces: list[tuple[Batch, Outcome]]) -> None:
+        """Keep a batch's predictions and move on."""
+        for batch, outcome in pieces:
+            keep = _rows_that_count(batch)
+            self._predictions.append(map_tensors(outcome.predictions, keep))
+            self._targets.append(map_tensors(batch.targets, keep))
+        self.done += 1
+        self.ended = self._feed.advance()
 
-    def catch_up(self, batches: int) -> None:
-        """Compute the first batches of the pass again, silently."""
+    def catch_up(self, batches: int | None = None) -> None:
+        """Compute the first batches of the pass again, silently; by default all of it."""
         self._feed.seek(epoch=0)
+        self.done, self.ended = 0, False
         self._predictions.clear()
         self._targets.clear()
-        while self.done < batches:
-            self.gather(*self.evaluate())
+        while not self.ended and (batches is None or self.done < batches):
+            self.gather(self.evaluate())
 
     def figures(self) -> dict[str, float]:
         """Loss and metrics over the whole pass.
@@ -167,6 +175,16 @@ class Pass:
             for name, metric in self._validation.metrics.items():
                 found[name] = float(figure(name, metric(predictions, targets)))
         return found
+
+
+def _rows_that_count(batch: Batch) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Give what takes a batch's tensors to the CPU, without rows of weight 0 and without those that fill it up."""
+    counted = batch.size - batch.padded
+    weights = batch.weights
+    if weights is None or bool((weights != 0).all()):
+        return _to_cpu if not batch.padded else lambda tensor: _to_cpu(tensor[:counted])
+    keep = torch.nonzero(_to_cpu(weights)[:counted]).flatten()
+    return lambda tensor: _to_cpu(tensor)[keep]
 
 
 def _to_cpu(tensor: torch.Tensor) -> torch.Tensor:

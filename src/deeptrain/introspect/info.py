@@ -77,9 +77,11 @@ def _line(trainer: Trainer) -> str:
     done, each = progress.train.iterations, trainer.train.batches
     if progress.phase is Phase.DONE:
         return f"done: {progress.train.epochs} epochs, {done} iterations"
-    at = f"epoch {place.epoch + 1}/{trainer.epochs}, batch {place.batch}/{each}, iteration {done}/{each * trainer.epochs}"
+    total = trainer.train.iterations(trainer.epochs)
+    piece = f" piece {place.iteration}" if place.iteration else ""
+    at = f"epoch {place.epoch + 1}/{trainer.epochs}, batch {place.batch}{piece}/{each or '?'}, iteration {done}/{total or '?'}"
     if progress.phase is Phase.VALIDATE and trainer.judging.feed is not None:
-        at += f", validating {progress.validation.batches}/{trainer.judging.feed.batches}"
+        at += f", validating {progress.validation.batches}/{trainer.judging.feed.batches or '?'}"
     return at
 
 

@@ -154,8 +154,7 @@ def write_start(
     settings: dict[str, Any],
     config: dict[str, Any],
     origin: Any,
-    *,
-    device: torch.device | str | None = None,
+    surroundings: dict[str, Any] | None = None,
 ) -> Path:
     """Write `record/start-0001.json` into a run's directory, with `script-0001.py` and `git-0001.diff` beside.
 
@@ -166,7 +165,7 @@ def write_start(
         settings: How the run's parts were made.
         config: The user's own values.
         origin: Where the state came from.
-        device: Where is computed.
+        surroundings: What `environment` gave; by default it is asked.
 
     Returns:
         The JSON file.
@@ -182,7 +181,7 @@ def write_start(
         "command": list(sys.argv),
         "script": _keep_script(record / f"script-{number}.py", script),
         "git": _keep_git(record / f"git-{number}.diff", Path.cwd() if script is None else script.parent),
-        "environment": environment(device),
+        "environment": environment() if surroundings is None else surroundings,
         "settings": plain(settings),
         "config": plain(config),
     }

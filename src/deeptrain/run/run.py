@@ -10,6 +10,7 @@ runs/M3__mnist/
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
@@ -32,6 +33,7 @@ from deeptrain.state import tree
 from deeptrain.state.progress import Phase
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from os import PathLike
 
     from deeptrain.data.batch import Batch
@@ -145,7 +147,7 @@ class Run:
             "parent": None if found.parent is None else str(found.parent),
             "passed_over": found.passed_over,
         }
-        write_start(self.path, trainer.settings, trainer.config, origin, device=trainer.learner.device)
+        write_start(self.path, trainer.settings, trainer.config, origin, self._environment)
         self.journal("start", at=trainer.progress.train.iterations, parent=origin["parent"])
         if found.state is not None:
             trainer.display.on_restored(trainer, self.replay_until)
@@ -217,12 +219,10 @@ class Run:
 
         A failure to save is said and does not hide what stopped the run.
         """
-        try:
+        with self._saying("on the way out"):
             self._note_the_end(trainer, error)
             if self._wants_saving(trainer, error):
                 self.save(trainer)
-        except Exception as failure:  # noqa: BLE001 - whatever it is, the first error is the one to show
-            sys.stderr.write(f"the state could not be saved on the way out: {failure}\n")
 
     def _note_the_end(self, trainer: Trainer, error: BaseException) -> None:
         kind = "interrupt" if isinstance(error, Interrupted) else "exception"
@@ -282,7 +282,7 @@ class Run:
         Called outside the commit, because the disk may be full.
         """
         if self._journal is not None:
-            self._journal.iteration(trainer.progress.train.iterations, batch.epoch, batch.index, figures)
+            self._journal.iteration(trainer.progress.train.iterations, batch, figures)
         if self.proving:
             self.trace(trainer)
 
@@ -308,10 +308,16 @@ class Run:
             return
         if not self._is_behind(trainer):
             return
-        try:
+        with self._saying("at the end"):
             self.save(trainer)
-        except Exception as failure:  # noqa: BLE001 - closing is not to fail, and nothing can be done about it
-            sys.stderr.write(f"{self.path}: the state could not be saved at the end: {failure}\n")
+
+    @contextlib.contextmanager
+    def _saying(self, when: str) -> Iterator[None]:
+        """Say a failure to save, which is not to hide what stopped the run, and about which nothing can be done."""
+        try:
+            yield
+        except Exception as failure:  # noqa: BLE001 - whatever it is
+            sys.stderr.write(f"{self.path}: the state could not be saved {when}: {failure}\n")
 
     def close(self) -> None:
         """Save what was trained since the last checkpoint, and let go of the lock and the journal."""

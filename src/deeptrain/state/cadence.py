@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from deeptrain.state.progress import TrainCount
 
 # What one commit may bring to completion; a cadence looks only at the counters that moved.
-ITERATION = ("iterations", "updates", "batches")
-EPOCH_END = (*ITERATION, "epochs")
+PIECE = ("iterations", "updates")
+BATCH_END = (*PIECE, "batches")
+EPOCH_END = (*BATCH_END, "epochs")
 
 
 def _only_one(cadence: object, example: str) -> tuple[str, float]:
@@ -94,11 +95,6 @@ class At:
         """The counter that is looked at and the count that it must have come to."""
         unit, n = _only_one(self, "")
         return "batches" if unit == "batch" else unit + "s", int(n)
-
-    def reached(self, done: TrainCount) -> bool:
-        """Whether the run has come to this point or past it."""
-        counter, n = self.target
-        return bool(getattr(done, counter) >= n)
 
 
 class Due:

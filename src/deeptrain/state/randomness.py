@@ -2,7 +2,7 @@
 
 A run draws from Python's stream, NumPy's legacy stream, torch's CPU generator, the generators of the devices
 in use, and those that the user registers. They run on and are part of the state. Validation and other work
-that must not move them runs `aside`, under seeds derived by hashing.
+that must not move them runs under seeds derived by hashing, and puts them back.
 
 `random.getstate` costs 10 us and `numpy.random.get_state` 30 to 50, before every iteration. Both keep their
 Mersenne Twister in one block of memory: its 624 words, and beside them the index of the next one. Every draw
@@ -16,17 +16,13 @@ from __future__ import annotations
 
 import ctypes
 import random
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from deeptrain.state.hashing import mix
 from deeptrain.state.progress import check_version
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 VERSION = 1
 TWISTER_WORDS = 624
@@ -272,16 +268,6 @@ class Streams:
         """Start every stream anew from a key, each from its own hash of it."""
         for name, stream in self._streams.items():
             stream.seed(mix(*key, name))
-
-    @contextmanager
-    def aside(self, *key: int | str) -> Iterator[None]:
-        """Run a block under streams seeded from the key alone, and put them back after it, come what may."""
-        before = self.capture()
-        try:
-            self.seed(*key)
-            yield
-        finally:
-            self.restore(before)
 
     @property
     def unclaimed(self) -> list[str]:

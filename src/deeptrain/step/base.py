@@ -26,15 +26,15 @@ class Totals:
     """How much a whole run will do, for schedulers that ask.
 
     Attributes:
-        iterations: Calls of the step.
-        batches: Batches.
-        updates: Optimizer steps.
+        iterations: Calls of the step; None where only the outcomes tell how often a batch is fed.
+        batches: Batches; None where the loader does not know its length.
+        updates: Optimizer steps; None likewise. A schedule can then go by batches or epochs.
         epochs: Passes over the train order.
     """
 
-    iterations: int
-    batches: int
-    updates: int
+    iterations: int | None
+    batches: int | None
+    updates: int | None
     epochs: int
 
 
@@ -77,6 +77,9 @@ class Step(Protocol):
 
     def apply(self) -> None:
         """Make the computed iteration count. Never aborted; an exception in here tears the state."""
+
+    def end_batch(self) -> None:
+        """A batch's last iteration was applied; part of that commit."""
 
     def end_epoch(self) -> None:
         """An epoch's last iteration was applied; part of that commit."""

@@ -32,6 +32,7 @@ from deeptrain.step.parts import (
     module_extra,
     put_back_groups,
 )
+from deeptrain.step.stateful import reset_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -155,6 +156,10 @@ class FunctionStep:
     def apply(self) -> None:
         """The function did it. See `Step`."""
         self._before = None
+
+    def end_batch(self) -> None:
+        """Reset the state that modules carry from piece to piece. See `Step`."""
+        reset_states(self.modules())
 
     def end_epoch(self) -> None:
         """Nothing is stepped by epochs. See `Step`."""

@@ -20,6 +20,8 @@ from deeptrain.step.parts import (
     load_optimizer,
     module_extra,
 )
+from deeptrain.step.stateful import Stateful, reset_states
+from deeptrain.step.weights import weighted_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from deeptrain.data.batch import Batch
 
 COUNTERS = {"training", "last_epoch", "total_steps", "base_lrs", "best", "cooldown_counter", "num_bad_epochs"}
-Unit = Literal["updates", "epochs", "validations"]
+Unit = Literal["updates", "batches", "epochs", "validations"]
 
 
 class SupervisedStep:
@@ -83,6 +85,7 @@ class SupervisedStep:
         self._totals = Totals(0, 0, 0, 0)
         self._away = self.device.type != "cpu"
         self._parameters = Parameters(self.modules(), [optimizer])
+        self._carries = any(isinstance(m, Stateful) for root in self.modules() for m in root.modules())
         _check_optimizer(model, optimizer)
 
     def prepare(self, totals: Totals) -> None:
@@ -91,7 +94,7 @@ class SupervisedStep:
             # A second trainer on this step: the rates have moved, and the factory wants those of before.
             for group, values in zip(self.optimizer.param_groups, self._as_given, strict=True):
                 group.update(values)
-            self.scheduler = self._make_scheduler(self.optimizer, totals)
+            self.scheduler = self._made(totals)
         if self.scheduler is None:
             return
         if not hasattr(self.scheduler, "step"):
@@ -107,6 +110,18 @@ class SupervisedStep:
         self._totals = totals
         self._refuse_short_schedule()
 
+    def _made(self, totals: Totals) -> Any:
+        try:
+            return self._make_scheduler(self.optimizer, totals)
+        except (TypeError, ValueError) as error:
+            if totals.updates is None:
+                error.add_note(
+                    "totals.updates is None: how often the step is called is not known before, as the loader has no length "
+                    "or a preprocessor decides by the outcome. Give the scheduler its number of steps yourself, or step it "
+                    "by batches or epochs: scheduler_by='batches' with totals.batches"
+                )
+            raise
+
     def _refuse_short_schedule(self) -> None:
         """A schedule with an end raises when it is stepped past it, which would tear the state in the middle of a run.
 
@@ -114,8 +129,10 @@ class SupervisedStep:
             ValueError: The run is longer than its schedule.
         """
         steps = getattr(self.scheduler, "total_steps", None)
-        due = {"updates": self._totals.updates, "epochs": self._totals.epochs}.get(str(self._scheduler_by), 0)
-        if steps is not None and due > steps:
+        totals = self._totals
+        counts = {"updates": totals.updates, "batches": totals.batches, "epochs": totals.epochs}
+        due = counts.get(str(self._scheduler_by))
+        if steps is not None and due is not None and due > steps:
             raise ValueError(
                 f"the scheduler {type(self.scheduler).__name__} was made for {steps} steps and this run has {due} "
                 f"{self._scheduler_by}: give it total_steps=totals.{self._scheduler_by}; a run that was begun with it "
@@ -133,7 +150,10 @@ class SupervisedStep:
         """
         inputs, targets = self._place(batch) if self._away else (batch.inputs, batch.targets)
         predictions = self.model(inputs)
-        loss = self.loss(predictions, targets)
+        if batch.weights is None:
+            loss = self.loss(predictions, targets)
+        else:
+            loss = weighted_loss(self.loss, predictions, targets, batch.weights.to(self.device))
         if not isinstance(loss, torch.Tensor):
             raise TypeError(
                 f"the loss {_name(self.loss)} gave a {type(loss).__name__}, expected a tensor of shape () that has a "
@@ -161,6 +181,13 @@ class SupervisedStep:
         self.optimizer.step()
         self._parameters.drop_gradients()
         if self._scheduler_by == "updates":
+            self.scheduler.step()
+
+    def end_batch(self) -> None:
+        """Reset the state that modules carry from piece to piece; step a scheduler that goes by batches. See `Step`."""
+        if self._carries:
+            reset_states(self.modules())
+        if self._scheduler_by == "batches" and self.scheduler is not None:
             self.scheduler.step()
 
     def end_epoch(self) -> None:
@@ -267,8 +294,10 @@ def _check_given(loss: Any, scheduler: Any, metrics: Any, scheduler_by: Any) -> 
             )
     if metrics is not None and not hasattr(metrics, "items"):
         raise TypeError(f"metrics={metrics!r}: expected functions by name, such as {{'accuracy': accuracy}}")
-    if scheduler_by not in {None, "updates", "epochs", "validations"}:
-        raise ValueError(f"scheduler_by={scheduler_by!r}: expected 'updates', 'epochs' or 'validations'")
+    if scheduler_by not in {None, "updates", "batches", "epochs", "validations"}:
+        raise ValueError(
+            f"scheduler_by={scheduler_by!r}: expected 'updates', 'batches', 'epochs' or 'validations'"
+        )
 
 
 def _described(thing: Any) -> Any:

@@ -1,0 +1,93 @@
+"""Standing memory for batches: lent out, and lent again only once nobody holds it any more.
+
+Fresh memory of the size of a batch costs a page fault for every 4 KB, which is several times what reading a file
+from the page cache costs. So buffers are used again. Who keeps a batch (an event, a list in a callback, autograd)
+keeps its memory: a buffer is taken back only when torch counts no holder of its storage beside this pool.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Take: TypeAlias = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
+
+# Not in torch's documentation, though its CUDA graphs stand on it. Without it every buffer is a fresh one.
+_holders: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)  # noqa: SLF001
+FREE = 1  # the pool's own hold
+SMALL = 1 << 14  # bytes; below this the allocator is faster than looking for a buffer
+LOOKED_AT = 8
+
+
+class Buffers:
+    """Gives tensors over memory that is used again.
+
+    Args:
+        pin: Whether to give page-locked memory, from which an accelerator copies while the loop goes on. torch's own
+            pinned allocator then does what this pool does, and waits for copies under way too.
+        most: How many bytes to keep standing.
+
+    Example:
+        >>> take = Buffers().take
+        >>> take((4, 2), torch.float32).shape
+        torch.Size([4, 2])
+    """
+
+    def __init__(self, *, pin: bool = False, most: int = 1 << 30) -> None:
+        self._pin = pin
+        self._most = most
+        self._standing: dict[int, deque[torch.UntypedStorage]] = {}
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Give a contiguous tensor of any content; its memory starts at a multiple of 64 bytes."""
+        if self._pin:
+            return torch.empty(shape, dtype=dtype, pin_memory=True)
+        size = dtype.itemsize
+        for length in shape:
+            size *= length
+        if size < SMALL or _holders is None:
+            return torch.empty(shape, dtype=dtype)
+        return torch.empty(0, dtype=dtype).set_(self._storage(size), 0, shape)  # type: ignore[call-overload, no-any-return]
+
+    def _storage(self, size: int) -> torch.UntypedStorage:
+        assert _holders is not None
+        with self._lock:
+            standing = self._standing.setdefault(size, deque())
+            for _ in range(min(LOOKED_AT, len(standing))):
+                storage = standing[0]
+                standing.rotate(-1)  # those lent last are looked at last
+                if _holders(storage._cdata) == FREE:  # noqa: SLF001
+                    return storage
+            storage = torch.empty(size, dtype=torch.uint8).untyped_storage()
+            if self._make_room(size):
+                standing.append(storage)
+                self._bytes += size
+            return storage
+
+    def _make_room(self, size: int) -> bool:
+        """Forget buffers of other sizes, first those of the size that was asked for longest ago."""
+        for other in list(self._standing):
+            if self._bytes + size <= self._most:
+                break
+            if other != size:
+                self._bytes -= other * len(self._standing.pop(other))
+        return self._bytes + size <= self._most
+
+    def clear(self) -> None:
+        """Let go of all memory that nobody holds."""
+        with self._lock:
+            self._standing.clear()
+            self._bytes = 0
+
+
+def fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+    """Give a tensor of any content over memory of its own; what `Buffers.take` does, without a pool."""
+    return torch.empty(shape, dtype=dtype)

@@ -1,0 +1,220 @@
+"""`Column`: the sets of one column (the inputs, or the labels), one after another, as one table of rows.
+
+Rows that follow each other are read straight into the batch's memory. Rows out of order are picked from sets that
+were read whole, where the order says that the rest of them comes soon (`groups`), or where a set can only be read
+whole; such sets are kept until the memory for them is used up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from deeptrain.data.buffers import Buffers, fresh
+from deeptrain.data.errors import DataError
+from deeptrain.data.residents import Residents
+from deeptrain.data.source import spell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from deeptrain.data.batch import RowIds
+    from deeptrain.data.buffers import Take
+    from deeptrain.data.formats.base import Array, Part
+
+Groups = "tuple[tuple[int, ...], ...]"
+MEMORY = 1 << 30  # bytes of sets that are kept while the batches go through them
+
+
+class Column:
+    """Several sets as one table of rows.
+
+    Args:
+        parts: The sets' values, in the sets' order.
+        dtype: What to cast to on reading; by default values stay as they are stored.
+        memory: Bytes of whole sets to keep for the batches to come.
+
+    Attributes:
+        rows: Rows of all sets.
+        sizes: Rows of each set.
+        shape: One row's shape.
+        dtype: The dtype of what is read.
+
+    Raises:
+        DataError: A set has another shape or dtype than the first one.
+    """
+
+    def __init__(
+        self, parts: Sequence[Part], *, dtype: np.dtype[Any] | None = None, memory: int = MEMORY
+    ) -> None:
+        first = parts[0]
+        for part in parts:
+            _refuse_other(part, first)
+        self.parts = list(parts)
+        self.sizes = tuple(part.rows for part in parts)
+        self.rows = sum(self.sizes)
+        self.shape = first.shape
+        self.dtype = first.dtype if dtype is None else np.dtype(dtype)
+        self._casts = self.dtype != first.dtype
+        self._torch_dtype = torch.from_numpy(np.empty(0, self.dtype)).dtype
+        self._starts = np.cumsum((0, *self.sizes), dtype=np.int64)
+        self._bytes = int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+        self._memory = memory
+        self._pool = Buffers(most=memory)
+        self._residents = Residents(memory)
+
+    @property
+    def row(self) -> str:
+        """One row's type: `float32[28, 28]`."""
+        return spell(self.shape, self.dtype)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row, as it is read."""
+        return self._bytes
+
+    def keep(self, sets: Sequence[int]) -> None:
+        """Keep these sets in memory from when they are first read on."""
+        self._residents.keep({(which,) for which in sets})
+
+    def read_range(self, start: int, stop: int, take: Take = fresh) -> torch.Tensor:
+        """Read the rows `start` to `stop - 1` into one tensor; `start < stop`, within the table.
+
+        Args:
+            start: The first row.
+            stop: One after the last.
+            take: Gives the memory.
+        """
+        out = take((stop - start, *self.shape), self._torch_dtype)
+        view = out.numpy()
+        for which, low, high in self._runs(start, stop):
+            at = int(self._starts[which])
+            self._fill(view[low - start : high - start], which, low - at)
+        return out
+
+    def read(self, rows: RowIds, take: Take = fresh, groups: Any = ()) -> torch.Tensor:
+        """Read rows in the order given into one tensor.
+
+        Args:
+            rows: Row ids, at least one, int64 of shape `(n,)`.
+            take: Gives the memory.
+            groups: Sets, by their indices, that are to be read whole, a tuple for each group; they hold all the rows.
+        """
+        if _is_run(rows):
+            return self.read_range(int(rows[0]), int(rows[-1]) + 1, take)
+        out = take((len(rows), *self.shape), self._torch_dtype)
+        if not groups or not self._pick_from_groups(out, rows, groups):
+            self._gather(out.numpy(), rows)
+        return out
+
+    def close(self) -> None:
+        """Let go of files and of what was kept; the next read begins anew."""
+        self._residents.clear()
+        self._pool.clear()
+        for part in self.parts:
+            part.close()
+
+    # ------------------------------------------------------------------ rows that follow each other
+
+    def _runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Cut a range of rows where one set ends and the next begins: (set, first row, one after the last)."""
+        which = int(np.searchsorted(self._starts, start, side="right")) - 1
+        while start < stop:
+            end = min(stop, int(self._starts[which + 1]))
+            if end > start:
+                yield which, start, end
+            start, which = end, which + 1
+
+    def _fill(self, out: Array, which: int, start: int) -> None:
+        """Fill an array with a set's rows from `start` on, in the cheapest way there is."""
+        part = self.parts[which]
+        if (part.whole and len(out) < part.rows) or self._residents.is_kept((which,)):
+            kept = self._whole((which,)).numpy()
+            out[...] = kept[start : start + len(out)]
+        elif self._casts:
+            stored = np.empty(out.shape, part.dtype)
+            part.read_into(stored, start)
+            out[...] = stored
+        else:
+            part.read_into(out, start)
+
+    # ------------------------------------------------------------------ rows out of order
+
+    def _whole(self, sets: tuple[int, ...]) -> torch.Tensor:
+        """Give some sets' values, one after another; read once and kept."""
+        return self._residents.get(sets, lambda: self._read_whole(sets))
+
+    def _read_whole(self, sets: tuple[int, ...]) -> torch.Tensor:
+        rows = sum(self.sizes[which] for which in sets)
+        out = self._pool.take((rows, *self.shape), self._torch_dtype)
+        view, at = out.numpy(), 0
+        for which in sets:
+            size = self.sizes[which]
+            self._read_set(view[at : at + size], which)
+            at += size
+        return out
+
+    def _read_set(self, out: Array, which: int) -> None:
+        part = self.parts[which]
+        if self._casts:
+            stored = np.empty(out.shape, part.dtype)
+            part.read_into(stored, 0)
+            out[...] = stored
+        else:
+            part.read_into(out, 0)
+
+    def _pick_from_groups(self, out: torch.Tensor, rows: RowIds, groups: Any) -> bool:
+        """Pick rows from groups of sets that are in memory whole; False where they have no room there."""
+        if any(sum(self.sizes[s] for s in group) * self._bytes > self._memory // 3 for group in groups):
+            return False
+        which = np.searchsorted(self._starts, rows, side="right") - 1
+        places = np.full(len(self.sizes), -1, np.int64) if len(groups) > 1 else None
+        for group in groups:
+            sizes = np.array([self.sizes[s] for s in group])
+            offsets = np.zeros(len(self.sizes), np.int64)
+            offsets[list(group)] = np.cumsum(sizes) - sizes - self._starts[list(group)]
+            local = rows + offsets[which]
+            if places is None:
+                torch.index_select(self._whole(group), 0, torch.from_numpy(local), out=out)
+                return True
+            places[list(group)] = 1
+            mine = np.flatnonzero(np.isin(which, group))
+            out[torch.from_numpy(mine)] = self._whole(group).index_select(0, torch.from_numpy(local[mine]))
+        return True
+
+    def _gather(self, view: Array, rows: RowIds) -> None:
+        """Read rows from anywhere; each set is visited once, its rows in ascending order."""
+        order = np.argsort(rows, kind="stable")
+        ascending = rows[order]
+        which = np.searchsorted(self._starts, ascending, side="right") - 1
+        cuts = np.flatnonzero(np.diff(which)) + 1
+        for places, wanted, part in zip(
+            np.split(order, cuts), np.split(ascending, cuts), which[np.r_[0, cuts]].tolist(), strict=True
+        ):
+            self._pick(view, places, part, wanted - self._starts[part])
+
+    def _pick(self, view: Array, places: RowIds, which: int, local: RowIds) -> None:
+        if _is_run(local) and _is_run(places):
+            self._fill(view[int(places[0]) : int(places[-1]) + 1], which, int(local[0]))
+        elif self.parts[which].whole or self._casts or self._residents.is_kept((which,)):
+            view[places] = self._whole((which,)).numpy()[local]
+        else:
+            self.parts[which].pick_into(view, places, local)
+
+
+def _is_run(numbers: RowIds) -> bool:
+    """Whether each number is the one before plus one."""
+    first, last = int(numbers[0]), int(numbers[-1])
+    return last - first == len(numbers) - 1 and np.array_equal(numbers, np.arange(first, last + 1))
+
+
+def _refuse_other(part: Part, first: Part) -> None:
+    if (part.shape, part.dtype) != (first.shape, first.dtype):
+        raise DataError(
+            part.path,
+            found=f"rows of {spell(part.shape, part.dtype)}",
+            expected=f"rows of {spell(first.shape, first.dtype)}, as in {first.path.name}",
+            remedy="Write all sets with one dtype and one shape beyond the first axis.",
+        )

@@ -1,0 +1,151 @@
+"""`Prefetch`: reads the batches to come in background threads, as many as fit into so many bytes.
+
+What is read ahead is a cache and no more: the cursor alone says what comes next. A batch stays here until the cursor
+has moved past it, so whatever interrupts the loop loses nothing, and a cursor that jumps just begins anew.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from deeptrain.data.batch import map_tensors
+from deeptrain.data.feed import Position
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
+    import torch
+
+    from deeptrain.data.batch import Batch
+
+JOB_BYTES = 1 << 20  # a job reads at least so much: handing one over costs some 50 us
+MOST_IN_JOB = 32
+MOST_AHEAD = 4096  # batches
+
+
+class _Job(NamedTuple):
+    """Some batches that follow each other, and what reading them gave: an error stands in the place of its batch."""
+
+    first: Position
+    last: Position
+    found: Future[list[Batch | BaseException]]
+
+
+class Prefetch:
+    """Batches read ahead of a cursor.
+
+    Args:
+        read: Reads a batch by epoch and index; called in several threads at once.
+        batches_in: Counts the batches of an epoch.
+        most: How many bytes may lie ready.
+        threads: How many threads read.
+    """
+
+    def __init__(
+        self, read: Callable[[int, int], Batch], batches_in: Callable[[int], int], *, most: int, threads: int
+    ) -> None:
+        self._read, self._batches_in = read, batches_in
+        self._most, self._threads = most, threads
+        self._pool: ThreadPoolExecutor | None = None
+        self._process = os.getpid()
+        self._jobs: deque[_Job] = deque()
+        self._batch_bytes = 0
+
+    def get(self, epoch: int, index: int) -> Batch:
+        """Give a batch, and see to it that those after it are read.
+
+        Raises:
+            BaseException: Whatever reading it raised, with the traceback of the thread that read.
+        """
+        if self._process != os.getpid():  # threads do not come along in a fork
+            self._process, self._pool = os.getpid(), None
+            self._jobs.clear()
+        position, jobs = Position(epoch, index), self._jobs
+        while jobs and jobs[0].last < position:
+            jobs.popleft()
+        if not jobs or position < jobs[0].first:
+            return self._begin(position)
+        if position == jobs[0].first:
+            self._read_on()
+        found = jobs[0].found.result()[index - jobs[0].first.batch]
+        if isinstance(found, BaseException):
+            self.clear()  # whoever asks again has it read again
+            raise found
+        return found
+
+    def _begin(self, position: Position) -> Batch:
+        """Read a batch here and now, and from it learn how many fit."""
+        self.clear()
+        batch = self._read(position.epoch, position.batch)
+        self._batch_bytes = max(1, nbytes(batch))
+        self._submit(self._following(position))
+        self._read_on()
+        return batch
+
+    def _read_on(self) -> None:
+        ahead = self._in_jobs()
+        fit = min(self._most // self._batch_bytes, MOST_AHEAD)
+        while ahead + self._in_one_job() <= fit:
+            job = self._submit(self._following(self._jobs[-1].last))
+            ahead += job.last.batch - job.first.batch + 1
+
+    def _in_jobs(self) -> int:
+        return sum(job.last.batch - job.first.batch + 1 for job in self._jobs)
+
+    def _in_one_job(self) -> int:
+        return min(MOST_IN_JOB, max(1, JOB_BYTES // self._batch_bytes))
+
+    def _following(self, position: Position) -> Position:
+        epoch, index, _ = position
+        return Position(epoch, index + 1) if index + 1 < self._batches_in(epoch) else Position(epoch + 1, 0)
+
+    def _submit(self, first: Position) -> _Job:
+        stop = min(first.batch + self._in_one_job(), self._batches_in(first.epoch))
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, "deeptrain-prefetch")
+        job = _Job(
+            first,
+            Position(first.epoch, stop - 1),
+            self._pool.submit(self._read_some, first.epoch, first.batch, stop),
+        )
+        self._jobs.append(job)
+        return job
+
+    def _read_some(self, epoch: int, start: int, stop: int) -> list[Batch | BaseException]:
+        found: list[Batch | BaseException] = []
+        for index in range(start, stop):
+            try:
+                found.append(self._read(epoch, index))
+            except Exception as error:  # noqa: BLE001 - it is raised where its batch is due
+                found.append(error)
+        return found
+
+    def clear(self) -> None:
+        """Forget what was read ahead."""
+        for job in self._jobs:
+            job.found.cancel()
+        self._jobs.clear()
+
+    def close(self) -> None:
+        """Forget what was read ahead, and end the threads once they are through."""
+        self.clear()
+        pool, self._pool = self._pool, None
+        if pool is not None and self._process == os.getpid():
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def nbytes(batch: Batch) -> int:
+    """Count the bytes of a batch's tensors."""
+    total = 0
+
+    def add(tensor: torch.Tensor) -> None:
+        nonlocal total
+        total += tensor.nbytes
+
+    parts: Any = (batch.inputs, batch.targets, batch.class_labels)
+    map_tensors(parts, add)
+    return total

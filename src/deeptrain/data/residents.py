@@ -1,0 +1,87 @@
+"""`Residents`: sets that are in memory whole, for the batches to come; read once, however many threads ask."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+Key: TypeAlias = tuple[int, ...]
+
+
+class Residents:
+    """Values by the sets that they are of. Those asked for longest ago go first when there are too many bytes.
+
+    Args:
+        most: How many bytes may stay, beside those that are to be kept for good.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held: dict[Key, Future[torch.Tensor]] = {}
+        self._kept: set[Key] = set()
+        self._lock = threading.Lock()
+
+    def keep(self, keys: set[Key]) -> None:
+        """Never let these go again."""
+        self._kept |= keys
+
+    def is_kept(self, key: Key) -> bool:
+        """Whether these are to be kept for good."""
+        return key in self._kept
+
+    def get(self, key: Key, read: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Give what is held under a key, or read it; a second thread waits for the one that reads.
+
+        Raises:
+            BaseException: Whatever `read` raised in this thread; another one that waited then reads by itself.
+        """
+        while True:
+            mine: Future[torch.Tensor] = Future()
+            future = mine
+            try:
+                with self._lock:
+                    future = self._held.pop(key, mine)
+                    self._held[key] = future  # at the end: the newest
+                if future is mine:
+                    mine.set_result(read())
+                    self._shrink()
+                return future.result()
+            except BaseException as error:
+                # A signal may raise anywhere in here. Whatever happened, nobody is to wait for a read that ended.
+                self._abandon(key, mine, error)
+                if future is mine or not future.done() or future.exception() is not error:
+                    raise
+
+    def _abandon(self, key: Key, mine: Future[torch.Tensor], error: BaseException) -> None:
+        with self._lock:
+            held = self._held.get(key)
+            if held is mine or (held is not None and held.done() and held.exception() is error):
+                del self._held[key]
+        if not mine.done():
+            mine.set_exception(error)
+
+    def _shrink(self) -> None:
+        with self._lock:
+            done = {
+                key: future.result().nbytes
+                for key, future in self._held.items()
+                if future.done() and future.exception() is None
+            }
+            loose = [key for key in done if key not in self._kept]
+            total = sum(done[key] for key in loose)
+            for key in loose[:-1]:  # the newest stays whatever its size: somebody is about to use it
+                if total <= self._most:
+                    break
+                total -= done[key]
+                del self._held[key]
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        with self._lock:
+            self._held.clear()

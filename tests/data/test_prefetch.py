@@ -1,0 +1,112 @@
+"""Reading ahead: the same batches, in bounded memory, with errors where they belong."""
+
+import os
+import threading
+import traceback
+
+import numpy as np
+import pytest
+import torch
+
+from deeptrain.data import Batch
+from deeptrain.data.prefetch import MOST_IN_JOB, Prefetch, nbytes
+
+BATCHES = 9
+
+
+class Reads:
+    """Reads batches of 4 KB, and knows which."""
+
+    def __init__(self, fail=(), rows=1024):
+        self.asked, self.fail, self.rows = [], set(fail), rows
+        self.lock = threading.Lock()
+
+    def __call__(self, epoch, index):
+        with self.lock:
+            self.asked.append((epoch, index))
+        if (epoch, index) in self.fail:
+            raise OSError(f"the disk at {epoch}, {index}")
+        return Batch(torch.full((self.rows,), index), None, epoch, index, np.arange(self.rows))
+
+
+def make(reads, most=1 << 20, threads=2):
+    return Prefetch(reads, lambda epoch: BATCHES + epoch % 2, most=most, threads=threads)
+
+
+def walk(ahead, epochs=2):
+    return [
+        (batch.epoch, batch.index, int(batch.inputs[0]))
+        for epoch in range(epochs)
+        for index in range(BATCHES + epoch % 2)
+        for batch in [ahead.get(epoch, index)]
+    ]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("most", [1, 1 << 14, 1 << 24])
+def test_gives_each_batch(threads, most):
+    ahead = make(Reads(), most, threads)
+    expected = [(e, i, i) for e in range(3) for i in range(BATCHES + e % 2)]
+    assert walk(ahead, 3) == expected
+    ahead.close()
+
+
+def test_asked_for_again_it_gives_the_same_and_from_elsewhere_it_begins_anew():
+    reads = Reads()
+    ahead = make(reads)
+    ahead.get(0, 0)
+    first = ahead.get(0, 1)
+    assert ahead.get(0, 1) is first
+    assert ahead.get(3, 4).index == 4
+    assert ahead.get(0, 1).index == 1
+    ahead.close()
+
+
+def test_it_stays_within_its_bytes():
+    reads = Reads(rows=1 << 16)  # half a megabyte of int64
+    size = nbytes(reads(0, 0))
+    ahead = make(reads, most=3 * size + 1)
+    ahead.get(0, 0)
+    assert sum(job.last.batch - job.first.batch + 1 for job in ahead._jobs) <= 3
+    ahead.get(0, 1)
+    ahead.get(0, 2)
+    assert sum(job.last.batch - job.first.batch + 1 for job in ahead._jobs) <= 4
+    ahead.close()
+
+
+def test_an_error_surfaces_at_its_batch_with_its_own_traceback():
+    reads = Reads(fail=[(0, 5)])
+    ahead = make(reads)
+    for index in range(5):
+        assert ahead.get(0, index).index == index
+    with pytest.raises(OSError, match="the disk at 0, 5") as raised:
+        ahead.get(0, 5)
+    assert "__call__" in "".join(traceback.format_tb(raised.value.__traceback__))
+    reads.fail.clear()
+    assert ahead.get(0, 5).index == 5
+    assert ahead.get(0, 6).index == 6
+    ahead.close()
+
+
+def test_small_batches_share_a_job():
+    reads = Reads(rows=4)
+    ahead = make(reads)
+    ahead.get(0, 0)
+    assert ahead._jobs[0].last.batch - ahead._jobs[0].first.batch + 1 == min(MOST_IN_JOB, BATCHES - 1)
+    ahead.close()
+
+
+def test_a_forked_child_reads_by_itself():
+    ahead = make(Reads())
+    ahead.get(0, 0)
+    ahead.get(0, 1)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code = 0 if ahead.get(0, 2).index == 2 else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert ahead.get(0, 2).index == 2
+    ahead.close()
