@@ -90,6 +90,8 @@ def _diff(parsed: argparse.Namespace) -> int:
 
     one, two = Run.read(parsed.one), Run.read(parsed.two)
     differences = tree.diff(one, two)
+    if differences:
+        print(f"found: in {parsed.one}; expected: in {parsed.two}")
     for difference in differences:
         print(difference)
     print(

@@ -374,3 +374,13 @@ def test_rows_that_are_trained_and_validated_on_are_warned_of(tmp_path):
     with pytest.warns(UserWarning, match="9 of the 23 validation rows are trained on too"):
         make([0, 1, 2], [2, 3])
     make([0, 1], [2, 3])  # warnings are errors here
+
+
+def test_an_exception_in_a_metric_says_which_one_and_what_it_was_given():
+    t = recipes.trainer()
+    t.learner.metrics["mine"] = lambda predictions, targets: predictions @ targets
+    with pytest.raises(RuntimeError) as raised:
+        t.fit()
+    assert "the metric 'mine', which is called as (predictions, targets): found float32 [8, 3]" in "".join(
+        raised.value.__notes__
+    )

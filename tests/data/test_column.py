@@ -39,12 +39,13 @@ def parts(sizes, whole=False):
     st.lists(st.integers(1, 7), min_size=1, max_size=6),
     st.booleans(),
     st.sampled_from([None, "float64"]),
+    st.sampled_from([0, 1 << 20]),
     st.data(),
 )
 @settings(max_examples=150, deadline=None)
-def test_rows_are_those_asked_for(sizes, whole, dtype, data):
+def test_rows_are_those_asked_for(sizes, whole, dtype, few, data):
     made, values = parts(sizes, whole)
-    column = Column(made, dtype=None if dtype is None else np.dtype(dtype))
+    column = Column(made, dtype=None if dtype is None else np.dtype(dtype), few=few)
     if data.draw(st.booleans()):
         column.keep(range(len(sizes)))
     rows = np.array(data.draw(st.lists(st.integers(0, sum(sizes) - 1), min_size=1, max_size=20)), np.int64)
@@ -63,7 +64,7 @@ def test_rows_are_those_asked_for(sizes, whole, dtype, data):
 
 def test_what_must_be_read_whole_is_read_once():
     made, _ = parts([6, 6], whole=True)
-    column = Column(made)
+    column = Column(made, few=0)
     for start in range(0, 12, 2):
         column.read_range(start, start + 2)
     assert [part.reads for part in made] == [1, 1]
@@ -71,7 +72,7 @@ def test_what_must_be_read_whole_is_read_once():
 
 def test_a_group_is_read_once_for_all_of_its_batches():
     made, values = parts([6, 6, 6])
-    column = Column(made)
+    column = Column(made, few=0)
     for rows in np.random.default_rng(0).permutation(18).reshape(-1, 3):
         assert np.array_equal(column.read(rows, groups=((2, 0, 1),)).numpy(), values[rows])
     assert [part.reads for part in made] == [1, 1, 1]
@@ -79,7 +80,7 @@ def test_a_group_is_read_once_for_all_of_its_batches():
 
 def test_a_group_without_room_in_memory_is_picked_from_row_by_row():
     made, values = parts([6, 6])
-    column = Column(made, memory=64)
+    column = Column(made, memory=64, few=0)
     rows = np.array([11, 0, 5])
     assert np.array_equal(column.read(rows, groups=((0, 1),)).numpy(), values[rows])
     assert max(part.reads for part in made) > 1
@@ -87,11 +88,28 @@ def test_a_group_without_room_in_memory_is_picked_from_row_by_row():
 
 def test_sets_that_are_kept_are_read_once():
     made, _ = parts([4, 4])
-    column = Column(made)
+    column = Column(made, few=0)
     column.keep([1])
     for _ in range(3):
         column.read_range(0, 8)
     assert [part.reads for part in made] == [3, 1]
+
+
+def test_a_small_column_is_read_once_and_not_shared():
+    made, values = parts([4, 4])
+    column = Column(made)
+    column.read_range(0, 8).zero_()
+    column.read(np.array([3, 1])).zero_()
+    assert np.array_equal(column.read_range(2, 6).numpy(), values[2:6])
+    assert [part.reads for part in made] == [1, 1]
+
+
+def test_few_groups_are_kept():
+    made, _ = parts([6, 6, 6, 6, 6])
+    column = Column(made, few=0)
+    for group in (0, 1, 2, 3, 4, 0):
+        column.read(np.array([6 * group + 3, 6 * group]), groups=((group,),))
+    assert [part.reads for part in made] == [2, 1, 1, 1, 1]
 
 
 def test_other_shapes_and_dtypes_are_refused():
@@ -130,6 +148,16 @@ def test_memory_that_autograd_holds_is_not_used_again():
         take((128, 128), torch.float32).fill_(7)
     out.backward()
     assert (weight.grad == 256).all()
+
+
+def test_sizes_that_are_nearly_equal_share_memory():
+    take = Buffers().take
+    first = take((1000, 1000), torch.uint8)
+    place = first.data_ptr()
+    del first
+    again = take((990, 1001), torch.uint8)
+    assert again.data_ptr() == place
+    assert again.shape == (990, 1001)
 
 
 def test_standing_memory_is_bounded():

@@ -326,6 +326,13 @@ def test_a_long_file_in_sets(tmp_path):
         Files(tmp_path / "d", rows_per_set=2)
 
 
+@pytest.mark.parametrize("rows_per_set", [0, -1, True])
+def test_a_set_has_rows(tmp_path, rows_per_set):
+    np.save(tmp_path / "x.npy", rows(0))
+    with pytest.raises(ValueError, match="rows_per_set: found"):
+        Files(tmp_path, rows_per_set=rows_per_set)
+
+
 def test_nested_column_by_column(tmp_path):
     np.save(tmp_path / "data.npy", np.asfortranarray(np.stack([rows(number) for number in range(3)])))
     np.save(tmp_path / "labels.npy", np.asfortranarray(np.stack([labels(number) for number in range(3)])))
@@ -380,6 +387,9 @@ def test_dtypes_are_cast(tmp_path):
     assert (inputs.dtype, targets.dtype) == (torch.float64, torch.int32)
     assert files.describe()["inputs"] == "float64[3]"
     assert inputs[:, 0].tolist() == targets.tolist() == [1003, 1001]
+    assert Files(tmp_path / "d", dtype=torch.float16).read(np.arange(2))[0].dtype == torch.float16
+    with pytest.raises(ValueError, match="found label_dtype=object, expected numbers or booleans"):
+        Files(tmp_path / "d", label_dtype=object)
 
 
 # ---------------------------------------------------------------------- which sets
@@ -533,6 +543,17 @@ def test_several_arrays_in_one_of_several_files(tmp_path):
         DataError, match=r"d2\.npz: found the arrays 1, 2; expected one set in each of several files"
     ):
         Files(tmp_path)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    write_sets(tmp_path / "d", (1, 2))
+    os.mkfifo(tmp_path / "d" / "data3.npy")
+    with pytest.raises(DataError, match=r"data3\.npy: found a pipe or a device; expected a file"):
+        Files(tmp_path / "d")
+    os.unlink(tmp_path / "d" / "data3.npy")
+    os.symlink(tmp_path / "gone", tmp_path / "d" / "data3.npy")
+    with pytest.raises(DataError, match=r"data3\.npy: found no readable \.npy header \(No such file"):
+        Files(tmp_path / "d")
 
 
 # ---------------------------------------------------------------------- rows in common

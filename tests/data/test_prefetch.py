@@ -29,8 +29,15 @@ class Reads:
         return Batch(torch.full((self.rows,), index), None, epoch, index, np.arange(self.rows))
 
 
-def make(reads, most=1 << 20, threads=2):
-    return Prefetch(reads, lambda epoch: BATCHES + epoch % 2, most=most, threads=threads)
+class Eager(Prefetch):
+    """Reads ahead whether that is worth it or not, so that tests do not depend on the clock."""
+
+    def _is_worth_it(self):
+        return True
+
+
+def make(reads, most=1 << 20, threads=2, kind=Eager):
+    return kind(reads, lambda epoch: BATCHES + epoch % 2, most=most, threads=threads)
 
 
 def walk(ahead, epochs=2):
@@ -44,8 +51,9 @@ def walk(ahead, epochs=2):
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("most", [1, 1 << 14, 1 << 24])
-def test_gives_each_batch(threads, most):
-    ahead = make(Reads(), most, threads)
+@pytest.mark.parametrize("kind", [Prefetch, Eager])
+def test_gives_each_batch(threads, most, kind):
+    ahead = make(Reads(), most, threads, kind)
     expected = [(e, i, i) for e in range(3) for i in range(BATCHES + e % 2)]
     assert walk(ahead, 3) == expected
     ahead.close()
@@ -94,6 +102,16 @@ def test_small_batches_share_a_job():
     ahead.get(0, 0)
     assert ahead._jobs[0].last.batch - ahead._jobs[0].first.batch + 1 == min(MOST_IN_JOB, BATCHES - 1)
     ahead.close()
+
+
+def test_reads_ahead_where_there_is_something_to_hide_behind():
+    ahead = make(Reads(), kind=Prefetch)
+    ahead._took, ahead._between = 1e-5, 1e-4
+    assert ahead._is_worth_it()
+    ahead._took, ahead._between = 1e-4, 1e-5  # a loop that only looks at fast data
+    assert not ahead._is_worth_it()
+    ahead._took = 1.0  # a slow disk
+    assert ahead._is_worth_it()
 
 
 def test_a_forked_child_reads_by_itself():

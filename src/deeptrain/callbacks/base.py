@@ -32,7 +32,7 @@ DELIVERED = (
 IMMEDIATE = ("save", "load", "start", "stop")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Event:
     """What happened, as a handler is told.
 
@@ -46,6 +46,8 @@ class Event:
         coincides: Every event that the same commit raised, this one among them, and "validation" and
             "checkpoint" where they follow from it.
         replaying: Whether this iteration was computed before, by a process that died.
+        metrics: The figures as floats.
+        sources: Which rows of which sets the batch came from.
     """
 
     name: str
@@ -70,6 +72,10 @@ class Event:
     def sources(self) -> Sequence[Rows]:
         """Which rows of which sets the batch came from; empty for events without a batch."""
         return () if self.batch is None else self.batch.sources
+
+    def __repr__(self) -> str:
+        fed = "" if self.batch is None else f", {self.batch!r}"
+        return f"Event({self.name!r}, iteration={self.iteration}, metrics={self.metrics}{fed})"
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the batch itself, which is read again by its place in the order."""

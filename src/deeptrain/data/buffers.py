@@ -23,6 +23,7 @@ _holders: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", 
 FREE = 1  # the pool's own hold
 SMALL = 1 << 14  # bytes; below this the allocator is faster than looking for a buffer
 LOOKED_AT = 8
+STEPS = 8  # sizes of standing memory between two powers of 2, so that nearly equal ones share it
 
 
 class Buffers:
@@ -55,7 +56,7 @@ class Buffers:
             size *= length
         if size < SMALL or _holders is None:
             return torch.empty(shape, dtype=dtype)
-        return torch.empty(0, dtype=dtype).set_(self._storage(size), 0, shape)  # type: ignore[call-overload, no-any-return]
+        return torch.empty(0, dtype=dtype).set_(self._storage(_rounded(size)), 0, shape)  # type: ignore[call-overload, no-any-return]
 
     def _storage(self, size: int) -> torch.UntypedStorage:
         assert _holders is not None
@@ -86,6 +87,11 @@ class Buffers:
         with self._lock:
             self._standing.clear()
             self._bytes = 0
+
+
+def _rounded(size: int) -> int:
+    step = max(1, (1 << (size - 1).bit_length()) // (2 * STEPS))
+    return -(-size // step) * step
 
 
 def fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Any:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Groups = "tuple[tuple[int, ...], ...]"
 MEMORY = 1 << 30  # bytes of sets that are kept while the batches go through them
+FEW = 1 << 22  # bytes of a column, such as labels, that is read at once and kept
+GROUPS = 3  # groups of sets that are kept: a batch may draw from two, while the next one is being read
 
 
 class Column:
@@ -35,6 +37,7 @@ class Column:
         parts: The sets' values, in the sets' order.
         dtype: What to cast to on reading; by default values stay as they are stored.
         memory: Bytes of whole sets to keep for the batches to come.
+        few: Bytes of a column that is read at once and kept.
 
     Attributes:
         rows: Rows of all sets.
@@ -47,7 +50,12 @@ class Column:
     """
 
     def __init__(
-        self, parts: Sequence[Part], *, dtype: np.dtype[Any] | None = None, memory: int = MEMORY
+        self,
+        parts: Sequence[Part],
+        *,
+        dtype: np.dtype[Any] | None = None,
+        memory: int = MEMORY,
+        few: int = FEW,
     ) -> None:
         first = parts[0]
         for part in parts:
@@ -64,6 +72,8 @@ class Column:
         self._memory = memory
         self._pool = Buffers(most=memory)
         self._residents = Residents(memory)
+        self._groups = Residents(most=memory, count=GROUPS)
+        self._small = self.rows * self._bytes <= few
 
     @property
     def row(self) -> str:
@@ -87,6 +97,8 @@ class Column:
             stop: One after the last.
             take: Gives the memory.
         """
+        if self._small:
+            return self._everything()[start:stop].clone()
         out = take((stop - start, *self.shape), self._torch_dtype)
         view = out.numpy()
         for which, low, high in self._runs(start, stop):
@@ -104,6 +116,8 @@ class Column:
         """
         if _is_run(rows):
             return self.read_range(int(rows[0]), int(rows[-1]) + 1, take)
+        if self._small:
+            return self._everything().index_select(0, torch.from_numpy(rows))
         out = take((len(rows), *self.shape), self._torch_dtype)
         if not groups or not self._pick_from_groups(out, rows, groups):
             self._gather(out.numpy(), rows)
@@ -112,6 +126,7 @@ class Column:
     def close(self) -> None:
         """Let go of files and of what was kept; the next read begins anew."""
         self._residents.clear()
+        self._groups.clear()
         self._pool.clear()
         for part in self.parts:
             part.close()
@@ -141,6 +156,15 @@ class Column:
             part.read_into(out, start)
 
     # ------------------------------------------------------------------ rows out of order
+
+    def _everything(self) -> torch.Tensor:
+        """Give the whole of a small column."""
+        sets = tuple(range(len(self.sizes)))
+        return self._residents.get(sets, lambda: self._read_whole(sets))
+
+    def _group(self, sets: tuple[int, ...]) -> torch.Tensor:
+        """Give a group's values, one set after another; read once, and kept until others are asked for."""
+        return self._groups.get(sets, lambda: self._read_whole(sets))
 
     def _whole(self, sets: tuple[int, ...]) -> torch.Tensor:
         """Give some sets' values, one after another; read once and kept."""
@@ -177,11 +201,11 @@ class Column:
             offsets[list(group)] = np.cumsum(sizes) - sizes - self._starts[list(group)]
             local = rows + offsets[which]
             if places is None:
-                torch.index_select(self._whole(group), 0, torch.from_numpy(local), out=out)
+                torch.index_select(self._group(group), 0, torch.from_numpy(local), out=out)
                 return True
             places[list(group)] = 1
             mine = np.flatnonzero(np.isin(which, group))
-            out[torch.from_numpy(mine)] = self._whole(group).index_select(0, torch.from_numpy(local[mine]))
+            out[torch.from_numpy(mine)] = self._group(group).index_select(0, torch.from_numpy(local[mine]))
         return True
 
     def _gather(self, view: Array, rows: RowIds) -> None:

@@ -70,6 +70,9 @@ def open_one(path: Path, opening: Opening, role: Role, inner: str = "") -> Conte
     Raises:
         DataError: It cannot be opened, or holds nothing, or several things.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        # To open a pipe would be to wait for somebody to write to it.
+        raise DataError(path, found="a pipe or a device", expected="a file", remedy="Check the path.")
     form = opening.reader or format_of(_suffix(path))
     entries = form.entries(path, opening.hints)
     if inner:

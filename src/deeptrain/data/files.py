@@ -11,9 +11,11 @@ import torch
 
 from deeptrain.data.assembly import CLASSES, SAME, TARGETS, Assembly, Wanted, assemble
 from deeptrain.data.buffers import fresh
+from deeptrain.data.checks import at_least
 from deeptrain.data.column import Column
 from deeptrain.data.discover import Opening
 from deeptrain.data.errors import DataError, joined
+from deeptrain.data.formats.checks import TORCH
 from deeptrain.data.formats.custom import FunctionFormat
 from deeptrain.data.formats.extents import Extent, common_bytes, extent
 from deeptrain.data.formats.registry import Format, Hints
@@ -92,19 +94,19 @@ class Files:
     ) -> None:
         _check_choice("layout", layout, (None, "sets", "rows"))
         _check_choice("on_bad_set", on_bad_set, ("raise", "skip"))
+        if rows_per_set is not None:
+            rows_per_set = at_least(1, "Files: rows_per_set", rows_per_set)
         places = _places(path)
         self.path = next(iter(places.values()))
         self._container = type(path) if isinstance(path, list | tuple | dict) else None
         self._same, self._check_finite = labels == SAME, check_finite
-        stored = None if dtype is None else np.dtype(dtype)
+        stored, label_stored = _dtype("dtype", dtype), _dtype("label_dtype", label_dtype)
         opening = Opening(Hints(None if shape is None else tuple(shape), stored), _format_of(reader))
         wanted = Wanted(labels, class_labels, sets, layout, rows_per_set, skip_bad=on_bad_set == "skip")
         made = assemble(places, opening, wanted)
         self.skipped = made.skipped
         self._names, self._inputs = tuple(map(str, made.numbers)), list(places)
-        casts = dict.fromkeys(places, stored) | {
-            TARGETS: None if label_dtype is None else np.dtype(label_dtype)
-        }
+        casts = dict.fromkeys(places, stored) | {TARGETS: label_stored}
         self._columns = {key: Column(parts, dtype=casts.get(key)) for key, parts in made.parts.items()}
         self._sizes = self._columns[self._inputs[0]].sizes
         self._starts = np.cumsum((0, *self._sizes[:-1]), dtype=np.int64)
@@ -250,6 +252,17 @@ def shared_rows(one: Source, other: Source) -> int:
 def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     if value not in choices:
         raise ValueError(f"Files: found {name}={value!r}, expected one of {', '.join(map(repr, choices))}")
+
+
+def _dtype(name: str, value: Any) -> np.dtype[Any] | None:
+    if value is None:
+        return None
+    dtype = np.dtype(str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value)
+    if dtype not in TORCH:
+        raise ValueError(
+            f"Files: found {name}={dtype}, expected numbers or booleans that torch has a dtype for"
+        )
+    return dtype
 
 
 def _places(path: Place | Sequence[Place] | Mapping[str, Place]) -> dict[str, Path]:

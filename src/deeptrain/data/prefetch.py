@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deeptrain.data.batch import map_tensors
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from deeptrain.data.batch import Batch
 
 JOB_BYTES = 1 << 20  # a job reads at least so much: handing one over costs some 50 us
+SLOW = 1e-3  # seconds for a batch, from which on threads are worth it however little the loop does meanwhile
+NEAR = 1 << 23  # bytes read ahead of what is read fast: more would only push it out of the processor's caches
 MOST_IN_JOB = 32
+SMOOTH = 8
 MOST_AHEAD = 4096  # batches
 
 
@@ -54,6 +58,10 @@ class Prefetch:
         self._process = os.getpid()
         self._jobs: deque[_Job] = deque()
         self._batch_bytes = 0
+        self._took = self._between = (
+            0.0  # seconds to read a batch, and between two that are asked for; smoothed
+        )
+        self._left = perf_counter()
 
     def get(self, epoch: int, index: int) -> Batch:
         """Give a batch, and see to it that those after it are read.
@@ -64,34 +72,59 @@ class Prefetch:
         if self._process != os.getpid():  # threads do not come along in a fork
             self._process, self._pool = os.getpid(), None
             self._jobs.clear()
-        position, jobs = Position(epoch, index), self._jobs
+        self._between += (perf_counter() - self._left - self._between) / SMOOTH
+        try:
+            return self._give(Position(epoch, index))
+        finally:
+            self._left = perf_counter()
+
+    def _give(self, position: Position) -> Batch:
+        jobs = self._jobs
         while jobs and jobs[0].last < position:
             jobs.popleft()
         if not jobs or position < jobs[0].first:
             return self._begin(position)
         if position == jobs[0].first:
             self._read_on()
-        found = jobs[0].found.result()[index - jobs[0].first.batch]
+        found = jobs[0].found.result()[position.batch - jobs[0].first.batch]
         if isinstance(found, BaseException):
             self.clear()  # whoever asks again has it read again
             raise found
         return found
 
     def _begin(self, position: Position) -> Batch:
-        """Read a batch here and now, and from it learn how many fit."""
+        """Read a batch here and now, learn from it how many fit, and perhaps have those after it read."""
         self.clear()
-        batch = self._read(position.epoch, position.batch)
+        batch = self._timed(position.epoch, position.batch)
         self._batch_bytes = max(1, nbytes(batch))
-        self._submit(self._following(position))
-        self._read_on()
+        if self._is_worth_it():
+            self._submit(self._following(position))
+            self._read_on()
         return batch
 
+    def _is_worth_it(self) -> bool:
+        """Whether handing reads to threads gains more than it costs.
+
+        Reading is hidden behind what the loop does between two batches. Where that is less than a read takes, as in a
+        loop that only looks at the data, and reads are fast, the loop is faster by itself.
+        """
+        return self._took > SLOW or self._between > self._took
+
     def _read_on(self) -> None:
+        if not self._is_worth_it():
+            return  # what is under way is used up, and then the loop reads by itself
         ahead = self._in_jobs()
-        fit = min(self._most // self._batch_bytes, MOST_AHEAD)
+        most = self._most if self._took > SLOW else min(self._most, NEAR)
+        fit = min(most // self._batch_bytes, MOST_AHEAD)
         while ahead + self._in_one_job() <= fit:
             job = self._submit(self._following(self._jobs[-1].last))
             ahead += job.last.batch - job.first.batch + 1
+
+    def _timed(self, epoch: int, index: int) -> Batch:
+        begin = perf_counter()
+        batch = self._read(epoch, index)
+        self._took += (perf_counter() - begin - self._took) / SMOOTH
+        return batch
 
     def _in_jobs(self) -> int:
         return sum(job.last.batch - job.first.batch + 1 for job in self._jobs)
@@ -119,7 +152,7 @@ class Prefetch:
         found: list[Batch | BaseException] = []
         for index in range(start, stop):
             try:
-                found.append(self._read(epoch, index))
+                found.append(self._timed(epoch, index))
             except Exception as error:  # noqa: BLE001 - it is raised where its batch is due
                 found.append(error)
         return found

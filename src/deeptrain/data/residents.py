@@ -19,10 +19,12 @@ class Residents:
 
     Args:
         most: How many bytes may stay, beside those that are to be kept for good.
+        count: How many values may stay.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, count: int = 1 << 30) -> None:
         self._most = most
+        self._count = count
         self._held: dict[Key, Future[torch.Tensor]] = {}
         self._kept: set[Key] = set()
         self._lock = threading.Lock()
@@ -74,11 +76,11 @@ class Residents:
                 if future.done() and future.exception() is None
             }
             loose = [key for key in done if key not in self._kept]
-            total = sum(done[key] for key in loose)
+            total, count = sum(done[key] for key in loose), len(loose)
             for key in loose[:-1]:  # the newest stays whatever its size: somebody is about to use it
-                if total <= self._most:
+                if total <= self._most and count <= self._count:
                     break
-                total -= done[key]
+                total, count = total - done[key], count - 1
                 del self._held[key]
 
     def clear(self) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from deeptrain.data.batch import map_tensors
 from deeptrain.state.cadence import Every
-from deeptrain.step.base import figure
+from deeptrain.step.base import figure, measured
 from deeptrain.step.rollback import Rollback
 from deeptrain.step.stateful import reset_states
 
@@ -173,7 +173,7 @@ class Pass:
             if loss is not None:
                 found["loss"] = loss
             for name, metric in self._validation.metrics.items():
-                found[name] = float(figure(name, metric(predictions, targets)))
+                found[name] = float(figure(name, measured(name, metric, predictions, targets)))
         return found
 
 

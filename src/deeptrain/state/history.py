@@ -90,6 +90,10 @@ class History:
         iterations, values = self._series[name]
         return Series(np.array(iterations, dtype=np.int64), np.array(values, dtype=np.float64))
 
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name!r}: {len(series[1])}" for name, series in self._series.items())
+        return f"History({{{shown}}})"
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._series)
 

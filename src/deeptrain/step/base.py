@@ -125,6 +125,24 @@ def figures_of(outcome: Outcome) -> dict[str, float | torch.Tensor]:
     return figures
 
 
+def measured(name: str, metric: Callable[[Any, Any], Any], predictions: Any, targets: Any) -> Any:
+    """Call a metric; where it raises, the exception says which one it was and what it was given."""
+    try:
+        return metric(predictions, targets)
+    except Exception as error:
+        error.add_note(
+            f"raised by the metric {name!r}, which is called as (predictions, targets): found {_shape(predictions)} and "
+            f"{_shape(targets)}"
+        )
+        raise
+
+
+def _shape(tree: Any) -> str:
+    if isinstance(tree, torch.Tensor):
+        return f"{tree.dtype} {list(tree.shape)}".removeprefix("torch.")
+    return type(tree).__name__
+
+
 def figure(name: str, value: Any) -> float | torch.Tensor:
     """A metric's value as a float, or as a tensor of one element where it is not on the CPU.
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from deeptrain.data.batch import map_tensors
-from deeptrain.step.base import Outcome, Totals
+from deeptrain.step.base import Outcome, Totals, measured
 from deeptrain.step.parts import (
     Parameters,
     default_device,
@@ -169,7 +169,9 @@ class SupervisedStep:
         if not self.metrics:
             return Outcome(loss.detach(), predictions)
         with torch.no_grad():
-            metrics = {name: metric(predictions, targets) for name, metric in self.metrics.items()}
+            metrics = {
+                name: measured(name, metric, predictions, targets) for name, metric in self.metrics.items()
+            }
         return Outcome(loss.detach(), predictions, metrics)
 
     def discard(self) -> None:
