@@ -499,9 +499,13 @@ class Trainer:
 
     def _refuse_torn(self) -> None:
         if self.progress.torn is not None:
+            remedy = (
+                "load a state that was kept before, with trainer.load_state_dict(state), or make the trainer anew"
+                if self.run.path is None
+                else f"load a checkpoint first, for example trainer.load({str(self.run.path)!r})"
+            )
             raise TornStateError(
-                f"{self.progress.torn}. The state is not whole, so training on would not be what it seems: "
-                f"load a checkpoint first, for example trainer.load({str(self.run.path)!r})"
+                f"{self.progress.torn}. The state is not whole, so training on would not be what it seems: {remedy}"
             )
 
     def _refuse_unclaimed(self) -> None:

@@ -384,3 +384,29 @@ def test_an_exception_in_a_metric_says_which_one_and_what_it_was_given():
     assert "the metric 'mine', which is called as (predictions, targets): found float32 [8, 3]" in "".join(
         raised.value.__notes__
     )
+
+
+def test_a_batch_begins_without_the_state_of_another_one_whose_windows_were_cut_short():
+    t = recipes.trainer("multistep", preprocess="windows", validate=False)
+    t.step(2)  # within the first batch
+    t.train.seek(epoch=0, batch=2)
+    t.step(1)
+    moved = t.last.outputs
+    other = recipes.trainer("multistep", preprocess="windows", validate=False)
+    other.step(2)
+    dt.reset_states(other.learner.modules())
+    other.train.seek(epoch=0, batch=2)
+    other.step(1)
+    assert torch.equal(moved, other.last.outputs)
+
+
+def test_a_run_that_an_edit_made_longer_than_its_schedule_stops_whole(tmp_path):
+    t = recipes.trainer("onecycle", files=recipes.write_files(tmp_path / "data"), epochs=1)
+    t.step(2)
+    t.train.set_batch_size(4)
+    with pytest.raises(
+        RuntimeError, match="the schedule of OneCycleLR ends after 7 updates, and the run goes on"
+    ):
+        t.fit()
+    assert t.progress.torn is None
+    assert t.progress.train.iterations == 7

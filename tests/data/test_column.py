@@ -249,3 +249,30 @@ def test_those_asked_for_longest_ago_go_first_and_those_kept_never():
     for key in (0, 1, 2, 1, 3, 1, 0, 2):
         get(key)
     assert reads == [0, 1, 2, 3, 2]
+
+
+# ---------------------------------------------------------------------- casts
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted", "odd"),
+    [
+        ([1.0, np.nan], "int32", "nan"),
+        ([1.0, 1.5], "int64", "1.5"),
+        ([1, 300], "uint8", "300"),
+        ([0, 2], "bool", "2"),
+    ],
+)
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_cast_that_would_change_whole_numbers_is_refused(stored, wanted, odd, whole):
+    column = Column([Values(np.array(stored), whole)], dtype=np.dtype(wanted), few=0)
+    with pytest.raises(
+        DataError, match=f"found {odd} among the .* values; expected values that {wanted} holds"
+    ):
+        column.read_range(0, 2)
+
+
+def test_floats_may_be_rounded_by_a_cast():
+    column = Column([Values(np.array([0.1, np.nan]))], dtype=np.dtype("float16"), few=0)
+    assert column.read_range(0, 1).item() == np.float16(0.1)
+    assert Column([Values(np.array([3, 4]))], dtype=np.dtype("float32")).read_range(0, 2).tolist() == [3, 4]

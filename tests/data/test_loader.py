@@ -1,12 +1,13 @@
 """`BatchLoader` over `Arrays`: the cursor, its state, what batches name, and what is refused."""
 
+import json
 import random
 from collections import OrderedDict, namedtuple
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deeptrain.data import (
@@ -14,8 +15,10 @@ from deeptrain.data import (
     Batch,
     BatchLoader,
     Feed,
+    Files,
     Order,
     Position,
+    Repeat,
     Rows,
     Source,
     describe,
@@ -52,11 +55,20 @@ LOADERS = st.builds(
     st.builds(Sets, st.lists(st.integers(1, 20), min_size=1, max_size=8))
     | st.builds(arrays, st.integers(1, 60)),
     batch_size=st.integers(1, 25),
-    shuffle=st.sampled_from([None, "sets", "samples", "global", True]),
+    shuffle=st.sampled_from([None, "batches", "samples", "global", True]),
     seed=st.integers(),
     group=st.integers(1, 4),
-    last=st.just("keep"),
+    shuffle_sets=st.booleans(),
+    last=st.sampled_from(["keep", "pad"]),
 )
+SETS_IN_ORDER = st.builds(
+    BatchLoader,
+    st.builds(Sets, st.lists(st.integers(1, 20), min_size=1, max_size=8)),
+    batch_size=st.integers(1, 25),
+    shuffle=st.just("sets"),
+    seed=st.integers(),
+)
+LOADERS = LOADERS | SETS_IN_ORDER
 
 
 def seen(loader):
@@ -73,7 +85,8 @@ def test_an_epoch_serves_each_row_once_with_its_label(loader):
     for _ in range(2):
         batches = list(loader)
         rows = np.concatenate([batch.rows for batch in batches])
-        assert sorted(rows.tolist()) == list(range(loader.rows_total))
+        padded = sum(batch.padded for batch in batches)
+        assert sorted(rows[: len(rows) - padded].tolist()) == list(range(loader.rows_total))
         assert torch.equal(torch.cat([batch.inputs for batch in batches]), everything[0][rows])
         assert torch.equal(torch.cat([batch.targets for batch in batches]), everything[1][rows])
 
@@ -89,6 +102,83 @@ def test_sources_name_exactly_the_rows(loader):
         assert sorted(named) == sorted(batch.rows.tolist())
         assert len({part.set_name for part in batch.sources}) == len(batch.sources)
         assert describe(batch.sources)
+
+
+EDITS = st.lists(
+    st.tuples(st.integers(0, 12), st.sampled_from(["skip", "exclude", "repeat", "size"]), st.integers(0, 19)),
+    max_size=4,
+)
+
+
+def edit(loader, kind, number):
+    """Edit the order, where that leaves something."""
+    row = number % loader.rows_total
+    try:
+        if kind == "size":
+            loader.set_batch_size(1 + number)
+        else:
+            getattr(loader, kind)(rows=[row])
+    except ValueError as error:
+        if "leave" not in str(error) and "repeat" not in str(error).lower():
+            raise
+
+
+@settings(max_examples=80, deadline=None)
+@given(loader=LOADERS, edits=EDITS, seed=st.integers(), pieces=st.integers(1, 3))
+def test_restoring_at_every_position_gives_the_rest_whatever_was_edited(loader, edits, seed, pieces):
+    """Also in the middle of a batch that is fed several times, and from a state that went through JSON."""
+    made = {k: v for k, v in loader.settings().items() if k not in {"source", "preprocess"}}
+    loader = BatchLoader(loader.source, preprocess=Repeat(pieces), **made)
+    due = sorted(edits)
+    states, fed = [], []
+    for step in range(14 * pieces):
+        while due and due[0][0] * pieces <= step and not loader.position.iteration:
+            edit(loader, *due.pop(0)[1:])
+        states.append(json.loads(json.dumps(loader.state_dict())))
+        batch = loader.fetch()
+        fed.append((batch.epoch, batch.index, batch.iteration, batch.rows.tolist(), batch.inputs.tolist()))
+        loader.advance(whole=loader.ends_batch(None))
+    last_edit = next(
+        (i for i in reversed(range(len(states))) if i and states[i]["edits"] != states[i - 1]["edits"]), 0
+    )
+    for place in random.Random(seed).sample(range(last_edit, len(states)), min(6, len(states) - last_edit)):
+        other = BatchLoader(loader.source, preprocess=Repeat(pieces), **made)
+        other.load_state_dict(states[place])
+        for expected in fed[place:]:
+            batch = other.fetch()
+            found = (batch.epoch, batch.index, batch.iteration, batch.rows.tolist(), batch.inputs.tolist())
+            assert found == expected
+            other.advance(whole=other.ends_batch(None))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    batch_size=st.integers(1, 12),
+    shuffle=st.sampled_from([None, "sets", "batches", "samples", "global"]),
+    last=st.sampled_from(["keep", "pad"]),
+    prefetch=st.sampled_from([0, 1, 1 << 20]),
+    cache=st.sampled_from([None, "all", 100]),
+    seed=st.integers(),
+)
+def test_files_give_what_arrays_give(  # noqa: PLR0917 - one for each strategy
+    sizes, batch_size, shuffle, last, prefetch, cache, seed, tmp_path_factory
+):
+    """Whatever is read ahead or kept."""
+    place, total = tmp_path_factory.mktemp("sets"), sum(sizes)
+    x, y = np.arange(total * 3.0).reshape(total, 3), np.arange(total)
+    for number, stop in enumerate(np.cumsum(sizes)):
+        np.save(place / f"s{number}.npy", x[stop - sizes[number] : stop])
+    np.save(place / "labels.npy", y)
+    order = {"batch_size": batch_size, "shuffle": shuffle, "last": last, "seed": seed}
+    stored = BatchLoader(Files(place), prefetch=prefetch, cache=cache, **order)
+    if stored._ahead is not None:
+        stored._ahead._is_worth_it = lambda: True
+    for _ in range(2):
+        for batch in stored:
+            assert np.array_equal(batch.inputs, x[batch.rows])
+            assert np.array_equal(batch.targets, y[batch.rows])
+    stored.close()
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,6 +8,7 @@ from deeptrain.data.dataset import FromDataset, StreamingSource
 from deeptrain.data.errors import DataError
 from deeptrain.data.feed import Feed, Position
 from deeptrain.data.files import Files, shared_rows
+from deeptrain.data.formats import Format, Hints, Part, register_format
 from deeptrain.data.loader import BatchLoader
 from deeptrain.data.order import Order, shard
 from deeptrain.data.plan import Plan
@@ -27,8 +28,11 @@ __all__ = [
     "DataError",
     "Feed",
     "Files",
+    "Format",
     "FromDataset",
+    "Hints",
     "Order",
+    "Part",
     "Plan",
     "Position",
     "Preprocessor",
@@ -46,6 +50,7 @@ __all__ = [
     "convert",
     "describe",
     "map_tensors",
+    "register_format",
     "shard",
     "shared_rows",
     "write_sets",

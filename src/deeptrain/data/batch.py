@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 RowIds: TypeAlias = npt.NDArray[np.int64]
 
@@ -150,6 +150,10 @@ class Batch:
         if self._sources is None:
             self._sources = () if self.table is None else self.table.locate(self.rows)
         return self._sources
+
+    def __iter__(self) -> Iterator[Any]:
+        """Inputs and targets, so that `for x, y in loader` works."""
+        return iter((self.inputs, self.targets))
 
     def replaced(self, **changes: Any) -> Batch:
         """Give a copy with other values in some of its fields; the rest is shared."""

@@ -66,6 +66,10 @@ class Column:
         self.shape = first.shape
         self.dtype = first.dtype if dtype is None else np.dtype(dtype)
         self._casts = self.dtype != first.dtype
+        # A float may be rounded. What a whole number or a boolean does not hold is an error.
+        self._exact = not np.issubdtype(self.dtype, np.inexact) and not np.can_cast(
+            first.dtype, self.dtype, "safe"
+        )
         self._torch_dtype = torch.from_numpy(np.empty(0, self.dtype)).dtype
         self._starts = np.cumsum((0, *self.sizes), dtype=np.int64)
         self._bytes = int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
@@ -149,11 +153,23 @@ class Column:
             kept = self._whole((which,)).numpy()
             out[...] = kept[start : start + len(out)]
         elif self._casts:
-            stored = np.empty(out.shape, part.dtype)
-            part.read_into(stored, start)
-            out[...] = stored
+            self._cast_into(out, part, start)
         else:
             part.read_into(out, start)
+
+    def _cast_into(self, out: Array, part: Part, start: int) -> None:
+        stored = np.empty(out.shape, part.dtype)
+        part.read_into(stored, start)
+        with np.errstate(invalid="ignore", over="ignore"):
+            out[...] = stored
+        if self._exact and not np.array_equal(out, stored):
+            odd = stored[out != stored]
+            raise DataError(
+                part.path,
+                found=f"{odd.flat[0]!s} among the {part.dtype} values",
+                expected=f"values that {self.dtype} holds, as they are cast to it",
+                remedy="Give a dtype that holds them.",
+            )
 
     # ------------------------------------------------------------------ rows out of order
 
@@ -183,9 +199,7 @@ class Column:
     def _read_set(self, out: Array, which: int) -> None:
         part = self.parts[which]
         if self._casts:
-            stored = np.empty(out.shape, part.dtype)
-            part.read_into(stored, 0)
-            out[...] = stored
+            self._cast_into(out, part, 0)
         else:
             part.read_into(out, 0)
 

@@ -332,7 +332,8 @@ class CursorFeed(ABC):
             _refuse(
                 f"{name} state is of another order, and its cursor stands at batch {position.batch} of an epoch",
                 differences(recorded, present),
-                "set these as recorded (adopt(state['settings']) does), or seek to an epoch's start",
+                "give the loader the recorded ones (resume='keep' does, adopt(state['settings']) for a loader alone); "
+                "from there on loader.set_batch_size(n) cuts other batches. At an epoch's start others are taken as they are",
             )
         return position
 

@@ -113,6 +113,11 @@ class Files:
         if self.skipped:
             warnings.warn(f"{self.path}: {_skipped_in_words(made)}", stacklevel=2)
 
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{key} {column.row}" for key, column in self._columns.items())
+        targets = "" if self._same or TARGETS in self._columns else ", no targets"
+        return f"Files({str(self.path)!r}: {len(self._names)} sets, {self.n_rows} rows, {rows}{targets})"
+
     @property
     def n_rows(self) -> int:
         """Rows of the sets in use."""
@@ -152,7 +157,7 @@ class Files:
             IndexError: A row id is out of range.
             DataError: Values cannot be read, or are not finite where that is checked.
         """
-        return self.read_stored(rows, None, (), fresh)
+        return self.read_stored(np.ascontiguousarray(rows, np.int64), None, (), fresh)
 
     def read_range(self, start: int, stop: int) -> tuple[Any, ...]:
         """Read the rows `start` to `stop - 1`.

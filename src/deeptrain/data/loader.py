@@ -12,6 +12,7 @@ import torch
 from deeptrain.data.batch import Batch, RowIds, SetTable, map_tensors
 from deeptrain.data.buffers import Buffers
 from deeptrain.data.chain import Chain
+from deeptrain.data.checks import at_least
 from deeptrain.data.dataset import StreamingSource
 from deeptrain.data.edits import BatchSize, Exclude, Repeat, Skip
 from deeptrain.data.feed import CursorFeed, Position
@@ -95,8 +96,9 @@ class BatchLoader(CursorFeed):
         super().__init__(_one(preprocess, seed))
         if not isinstance(source, Source):
             raise TypeError(
-                f"BatchLoader: found {type(source).__name__} as source, expected dt.Arrays, dt.Files or another Source; "
-                f"wrap tensors and arrays: dt.Arrays(inputs, targets)"
+                f"BatchLoader: found {type(source).__name__} as source, expected a Source: "
+                f"dt.Arrays(inputs, targets) for tensors and arrays, dt.Files(path) for files, dt.FromDataset(dataset) for a "
+                f"torch data set"
             )
         self.source = source
         self._sample: int | None = None
@@ -118,8 +120,10 @@ class BatchLoader(CursorFeed):
         self._ahead: Prefetch | None = None
         if self._stored is not None:
             self._stored.keep(_sets_to_keep(cache, self._table, self._stored))
-            if prefetch:
-                self._ahead = Prefetch(self._read_alone, self._batches_in, most=prefetch, threads=threads)
+            if at_least(0, "prefetch", prefetch):
+                self._ahead = Prefetch(
+                    self._read_alone, self._batches_in, most=prefetch, threads=at_least(1, "threads", threads)
+                )
 
     @property
     def rows_total(self) -> int:
@@ -222,7 +226,7 @@ class BatchLoader(CursorFeed):
             self._ahead.clear()
 
     def _indices(self, sets: Sequence[str]) -> tuple[int, ...]:
-        return tuple(self._table.index(name) for name in sets)
+        return tuple(self._table.index(name) for name in ([sets] if isinstance(sets, str) else sets))
 
     # ------------------------------------------------------------------ state
 
@@ -338,6 +342,11 @@ class BatchLoader(CursorFeed):
 def _one(preprocess: Preprocessor | Sequence[Preprocessor] | None, seed: int) -> Preprocessor | None:
     if preprocess is None or isinstance(preprocess, Preprocessor):
         return preprocess
+    if not isinstance(preprocess, list | tuple):
+        raise TypeError(
+            f"BatchLoader: found {preprocess!r} as preprocess, expected a Preprocessor such as dt.Windows(50), or a list of "
+            f"them; wrap a function: dt.Augment(fn)"
+        )
     return Chain(*preprocess, seed=seed)
 
 
@@ -354,7 +363,7 @@ def _sets_to_keep(cache: Any, table: SetTable, source: StoredSource) -> list[int
     if isinstance(cache, int) and not isinstance(cache, bool):
         ends = np.cumsum(table.sizes) * source.row_bytes
         return list(range(int(np.searchsorted(ends, cache, side="right"))))
-    if isinstance(cache, str):
+    if not isinstance(cache, list | tuple):
         raise TypeError(f"cache={cache!r}: expected None, 'all', a number of bytes, or a list of set names")
     return [table.index(name) for name in cache]
 

@@ -57,7 +57,7 @@ def choose(
     if callable(sets):
         wanted = {number for number in numbers if sets(str(number))}
     else:
-        wanted = {_number(path, name) for name in sets}
+        wanted = {_number(path, name) for name in ([sets] if isinstance(sets, str | int) else sets)}
     unknown = sorted(wanted - set(numbers))
     if unknown or not wanted:
         raise DataError(

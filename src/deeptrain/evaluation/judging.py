@@ -46,8 +46,9 @@ class Judging:
     def warn_of_shared_rows(self, train: Feed) -> None:
         """Say where rows are trained on and validated on, so that the figures look better than they are."""
         mine, theirs = getattr(self.feed, "source", None), getattr(train, "source", None)
-        shared = 0 if mine is None or theirs is None else shared_rows(mine, theirs)
-        if shared:
+        if mine is None or theirs is None:
+            return
+        if shared := shared_rows(mine, theirs):
             warnings.warn(
                 f"{shared} of the {mine.n_rows} validation rows are trained on too, so that validation's figures are "
                 "better than they would be on new data: split the sets, Files(path, sets=...)",

@@ -129,6 +129,8 @@ class FunctionStep:
 
     def compute(self, batch: Batch) -> Outcome:
         """Call the function. See `Step`."""
+        if not batch.iteration:
+            reset_states(self.modules())
         gradients = [None if p.grad is None else p.grad.clone() for p in self._parameters.all()]
         small = [copy.deepcopy(part.state_dict()) for part in self._small]
         self._before = gradients, group_values(self._optimizers), small

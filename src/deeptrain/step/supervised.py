@@ -83,6 +83,7 @@ class SupervisedStep:
         self._scheduler_by = scheduler_by
         self._as_given = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
         self._totals = Totals(0, 0, 0, 0)
+        self._scheduled: int | None = None  # after how many updates the schedule ends, where it does
         self._away = self.device.type != "cpu"
         self._parameters = Parameters(self.modules(), [optimizer])
         self._carries = any(isinstance(m, Stateful) for root in self.modules() for m in root.modules())
@@ -108,6 +109,9 @@ class SupervisedStep:
             self._scheduler_by = "validations" if isinstance(self.scheduler, ReduceLROnPlateau) else "updates"
 
         self._totals = totals
+        self._scheduled = None
+        if self._scheduler_by == "updates":
+            self._scheduled = getattr(self.scheduler, "total_steps", None)
         self._refuse_short_schedule()
 
     def _made(self, totals: Totals) -> Any:
@@ -139,6 +143,15 @@ class SupervisedStep:
                 'cannot be given more epochs, start another with resume="new"'
             )
 
+    def _refuse_to_outrun(self) -> None:
+        """Where the run became longer than its schedule, say so before the commit, which the scheduler would tear."""
+        if self.scheduler.last_epoch >= self._scheduled:
+            raise RuntimeError(
+                f"the schedule of {type(self.scheduler).__name__} ends after {self._scheduled} updates, and the run goes on: "
+                "an edit of the order or a move of the cursor made it longer. The state is whole: stop here, or give a new "
+                "run a longer schedule (total_steps) from this checkpoint on"
+            )
+
     def bind(self, begin_commit: Callable[[], None]) -> None:
         """Nothing in `compute` needs it here. See `Step`."""
 
@@ -148,6 +161,10 @@ class SupervisedStep:
         Raises:
             ValueError: The loss is not a scalar.
         """
+        if self._carries and not batch.iteration:
+            reset_states(self.modules())  # also where the cursor was moved in the middle of another batch
+        if self._scheduled is not None:
+            self._refuse_to_outrun()
         inputs, targets = self._place(batch) if self._away else (batch.inputs, batch.targets)
         predictions = self.model(inputs)
         if batch.weights is None:
