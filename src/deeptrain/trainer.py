@@ -17,6 +17,7 @@ where the one that saved it stood, even between two handlers of one event or in 
 from __future__ import annotations
 
 import copy
+import warnings
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -126,6 +127,12 @@ class Trainer:
             validation, None if validation is None else as_feed(validation.loader, self.seed)
         )
         self.judging.warn_of_shared_rows(self.train)
+        if any(self.train.position):
+            warnings.warn(
+                f"the loader stood at {self.train.position}; a run begins at the beginning (trainer.train.seek moves it)",
+                stacklevel=2,
+            )
+            self.train.seek(epoch=0)
         self.epochs = epochs
         self.config = dict(config or {})
         self.checkpoints = checkpoints or Checkpoints()

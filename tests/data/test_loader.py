@@ -119,7 +119,7 @@ def edit(loader, kind, number):
         else:
             getattr(loader, kind)(rows=[row])
     except ValueError as error:
-        if "leave" not in str(error) and "repeat" not in str(error).lower():
+        if not any(word in str(error).lower() for word in ("leave", "repeat", "no batch")):
             raise
 
 

@@ -1,6 +1,9 @@
 """Reading ahead: the same batches, in bounded memory, with errors where they belong."""
 
+import gc
 import os
+import subprocess
+import sys
 import threading
 import traceback
 
@@ -64,7 +67,9 @@ def test_asked_for_again_it_gives_the_same_and_from_elsewhere_it_begins_anew():
     ahead = make(reads)
     ahead.get(0, 0)
     first = ahead.get(0, 1)
-    assert ahead.get(0, 1) is first
+    first.inputs.zero_()  # who asks again wants it as it is stored
+    assert ahead.get(0, 1).inputs[0] == 1
+    assert ahead.get(0, 2).index == 2
     assert ahead.get(3, 4).index == 4
     assert ahead.get(0, 1).index == 1
     ahead.close()
@@ -75,10 +80,10 @@ def test_it_stays_within_its_bytes():
     size = nbytes(reads(0, 0))
     ahead = make(reads, most=3 * size + 1)
     ahead.get(0, 0)
-    assert sum(job.last.batch - job.first.batch + 1 for job in ahead._jobs) <= 3
+    assert sum(job.count for job in ahead._jobs) <= 3
     ahead.get(0, 1)
     ahead.get(0, 2)
-    assert sum(job.last.batch - job.first.batch + 1 for job in ahead._jobs) <= 4
+    assert sum(job.count for job in ahead._jobs) <= 4
     ahead.close()
 
 
@@ -100,7 +105,7 @@ def test_small_batches_share_a_job():
     reads = Reads(rows=4)
     ahead = make(reads)
     ahead.get(0, 0)
-    assert ahead._jobs[0].last.batch - ahead._jobs[0].first.batch + 1 == min(MOST_IN_JOB, BATCHES - 1)
+    assert ahead._jobs[0].count == min(MOST_IN_JOB, BATCHES - 1)
     ahead.close()
 
 
@@ -128,3 +133,63 @@ def test_a_forked_child_reads_by_itself():
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert ahead.get(0, 2).index == 2
     ahead.close()
+
+
+def test_a_reader_that_was_dropped_takes_its_threads_along():
+    ahead = make(Reads())
+    ahead.get(0, 0)
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("deeptrain-prefetch")]
+    assert threads
+    del ahead
+    for thread in threads * 100:  # they may be reading still, and hold the reader for as long
+        gc.collect()
+        thread.join(0.1)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_what_nobody_wants_is_not_read():
+    gate, begun = threading.Event(), threading.Event()
+
+    class Slow(Reads):
+        def __call__(self, epoch, index):
+            batch = super().__call__(epoch, index)
+            if index == 2:
+                begun.set()
+                gate.wait(10)
+            return batch
+
+    reads = Slow()
+    ahead = make(reads, threads=1)
+    ahead.get(0, 0)
+    begun.wait(10)
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("deeptrain-prefetch")]
+    ahead.close()
+    gate.set()
+    for thread in threads:
+        thread.join(10)
+    assert max(index for _, index in reads.asked) <= 3
+
+
+def test_an_interpreter_that_ends_reads_no_further():
+    """Nor does a thread that is in the middle of a read end the process by a signal."""
+    script = """
+import time, numpy as np, torch
+from deeptrain.data import Batch
+from deeptrain.data.prefetch import Prefetch
+asked = []
+def read(epoch, index):
+    asked.append(index)
+    if index:
+        time.sleep(0.2)
+    return Batch(torch.zeros(1 << 20), None, epoch, index, np.arange(1))
+ahead = Prefetch(read, lambda epoch: 1000, most=1 << 30, threads=2)
+ahead._is_worth_it = lambda: True
+ahead.get(0, 0)
+import atexit
+atexit.register(lambda: print(len(asked)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 10

@@ -7,11 +7,14 @@ keeps its memory: a buffer is taken back only when torch counts no holder of its
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+
+from deeptrain.data.forks import renew_in_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 _holders: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)  # noqa: SLF001
 FREE = 1  # the pool's own hold
 SMALL = 1 << 14  # bytes; below this the allocator is faster than looking for a buffer
+HANDS = (
+    4  # that refer to a free storage while it is looked at: the pool, two variables, the count's own argument
+)
 LOOKED_AT = 8
 STEPS = 8  # sizes of standing memory between two powers of 2, so that nearly equal ones share it
 
@@ -46,32 +52,45 @@ class Buffers:
         self._standing: dict[int, deque[torch.UntypedStorage]] = {}
         self._bytes = 0
         self._lock = threading.Lock()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Begin anew in a child process: a thread of the parent may have been in the middle of lending."""
+        self._lock = threading.Lock()
+        self._standing, self._bytes = {}, 0
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Give a contiguous tensor of any content; its memory starts at a multiple of 64 bytes."""
         if self._pin:
-            return torch.empty(shape, dtype=dtype, pin_memory=True)
+            return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=True)
         size = dtype.itemsize
         for length in shape:
             size *= length
         if size < SMALL or _holders is None:
-            return torch.empty(shape, dtype=dtype)
-        return torch.empty(0, dtype=dtype).set_(self._storage(_rounded(size)), 0, shape)  # type: ignore[call-overload, no-any-return]
+            return fresh(shape, dtype)
+        with (
+            self._lock
+        ):  # until the tensor counts as a holder, or another thread would be given the same memory
+            tensor: torch.Tensor = torch.empty(0, dtype=dtype, device="cpu")
+            tensor.set_(self._storage(_rounded(size)), 0, shape)  # type: ignore[call-overload]
+            return tensor
 
     def _storage(self, size: int) -> torch.UntypedStorage:
-        assert _holders is not None
-        with self._lock:
-            standing = self._standing.setdefault(size, deque())
-            for _ in range(min(LOOKED_AT, len(standing))):
-                storage = standing[0]
-                standing.rotate(-1)  # those lent last are looked at last
-                if _holders(storage._cdata) == FREE:  # noqa: SLF001
-                    return storage
-            storage = torch.empty(size, dtype=torch.uint8).untyped_storage()
-            if self._make_room(size):
-                standing.append(storage)
-                self._bytes += size
-            return storage
+        standing = self._standing.setdefault(size, deque())
+        for _ in range(min(LOOKED_AT, len(standing))):
+            storage = standing[0]
+            if storage.is_shared():  # it was sent to another process, whose hold is not counted here
+                standing.popleft()
+                self._bytes -= size
+                continue
+            standing.rotate(-1)  # those lent last are looked at last
+            if _is_free(storage):
+                return storage
+        storage = torch.empty(size, dtype=torch.uint8, device="cpu").untyped_storage()
+        if self._make_room(size):
+            standing.append(storage)
+            self._bytes += size
+        return storage
 
     def _make_room(self, size: int) -> bool:
         """Forget buffers of other sizes, first those of the size that was asked for longest ago."""
@@ -89,6 +108,12 @@ class Buffers:
             self._bytes = 0
 
 
+def _is_free(storage: torch.UntypedStorage) -> bool:
+    # torch counts tensors; who keeps the storage itself holds the very object that the pool does.
+    assert _holders is not None
+    return _holders(storage._cdata) == FREE and sys.getrefcount(storage) <= HANDS  # noqa: SLF001
+
+
 def _rounded(size: int) -> int:
     step = max(1, (1 << (size - 1).bit_length()) // (2 * STEPS))
     return -(-size // step) * step
@@ -96,4 +121,4 @@ def _rounded(size: int) -> int:
 
 def fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Any:
     """Give a tensor of any content over memory of its own; what `Buffers.take` does, without a pool."""
-    return torch.empty(shape, dtype=dtype)
+    return torch.empty(shape, dtype=dtype, device="cpu")

@@ -101,8 +101,8 @@ class Column:
             stop: One after the last.
             take: Gives the memory.
         """
-        if self._small:
-            return self._everything()[start:stop].clone()
+        if (everything := self._everything()) is not None:
+            return everything[start:stop].clone()
         out = take((stop - start, *self.shape), self._torch_dtype)
         view = out.numpy()
         for which, low, high in self._runs(start, stop):
@@ -120,8 +120,8 @@ class Column:
         """
         if _is_run(rows):
             return self.read_range(int(rows[0]), int(rows[-1]) + 1, take)
-        if self._small:
-            return self._everything().index_select(0, torch.from_numpy(rows))
+        if (everything := self._everything()) is not None:
+            return everything.index_select(0, torch.from_numpy(rows))
         out = take((len(rows), *self.shape), self._torch_dtype)
         if not groups or not self._pick_from_groups(out, rows, groups):
             self._gather(out.numpy(), rows)
@@ -173,10 +173,16 @@ class Column:
 
     # ------------------------------------------------------------------ rows out of order
 
-    def _everything(self) -> torch.Tensor:
-        """Give the whole of a small column."""
+    def _everything(self) -> torch.Tensor | None:
+        """Give the whole of a small column; None where it is not small, or cannot be read whole."""
+        if not self._small:
+            return None
         sets = tuple(range(len(self.sizes)))
-        return self._residents.get(sets, lambda: self._read_whole(sets))
+        try:
+            return self._residents.get(sets, lambda: self._read_whole(sets))
+        except DataError:
+            self._small = False  # the error is the bad set's, and belongs to the batches that need it
+            return None
 
     def _group(self, sets: tuple[int, ...]) -> torch.Tensor:
         """Give a group's values, one set after another; read once, and kept until others are asked for."""

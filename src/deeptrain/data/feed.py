@@ -263,7 +263,7 @@ class CursorFeed(ABC):
         Raises:
             IndexError: There is no such batch.
         """
-        whole = self._read(epoch, batch)
+        whole = self._read_alone(epoch, batch)
         return (
             whole if self.preprocess is None else self._make_piece(whole, Position(epoch, batch, iteration))
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -100,6 +101,7 @@ class BatchLoader(CursorFeed):
                 f"dt.Arrays(inputs, targets) for tensors and arrays, dt.Files(path) for files, dt.FromDataset(dataset) for a "
                 f"torch data set"
             )
+        self._chained = isinstance(preprocess, list | tuple)  # then its seed is the loader's
         self.source = source
         self._sample: int | None = None
         self._table = SetTable(source.set_names, source.set_sizes)
@@ -148,6 +150,11 @@ class BatchLoader(CursorFeed):
 
     # ------------------------------------------------------------------ edits
 
+    @property
+    def edits(self) -> list[dict[str, Any]]:
+        """The edits of the order, as plain values, in the order in which they were made."""
+        return self._plan.edits
+
     def skip(self, *, sets: Sequence[str] = (), rows: Sequence[int] = (), batches: int | None = None) -> None:
         """Pass over what is still to come of some sets or rows in this epoch, or over the next batches.
 
@@ -187,6 +194,11 @@ class BatchLoader(CursorFeed):
 
     def _edit(self, edit: Edit) -> None:
         epoch, batch, iteration = self.position
+        if self.phase == "val":
+            raise ValueError(
+                "the order of a validation's loader is not to be edited, as each pass is to see the same rows: validate on "
+                "other sets, dt.Files(path, sets=...)"
+            )
         if iteration:
             raise ValueError(
                 f"the order cannot be edited between two pieces of batch {batch}: {iteration} of them are done; "
@@ -200,7 +212,12 @@ class BatchLoader(CursorFeed):
                 stacklevel=3,
             )
         plan = before.edited(epoch, batch, edit)
-        self._follow(plan, *plan.settle(epoch, batch))
+        if plan.batches(epoch) <= batch:
+            raise ValueError(
+                f"the edit would leave no batch of epoch {epoch} behind batch {batch}: leave at least one, or go on to the "
+                f"next epoch first"
+            )
+        self._follow(plan, epoch, batch)
 
     def mark(self) -> tuple[Plan, Position]:
         """Note how the order is edited and where the cursor stands."""
@@ -245,9 +262,15 @@ class BatchLoader(CursorFeed):
         """Go back to a recorded cursor and to the edits of then. See `CursorFeed.load_state_dict`."""
         before = self._plan
         self._forget()
-        self._plan = Plan(self._table.sizes, **self._order_settings(), edits=state.get("edits", []))
         try:
+            self._plan = Plan(self._table.sizes, **self._order_settings(), edits=state.get("edits", []))
             super().load_state_dict(state)
+        except IndexError as error:
+            self._plan = before
+            raise ValueError(
+                f"BatchLoader state does not fit: its edits are of an order with other batches ({error}); give the loader the "
+                f"recorded settings: resume='keep' does, adopt(state['settings']) for a loader alone"
+            ) from error
         except BaseException:
             self._plan = before
             raise
@@ -266,6 +289,8 @@ class BatchLoader(CursorFeed):
         """
         present = self._order_settings()
         wanted = present | {name: settings[name] for name in self.changeable if name in settings}
+        if isinstance(self.preprocess, Chain) and self._chained:
+            self.preprocess.seed = wanted["seed"]
         if wanted != present:
             self._follow(Plan(self._table.sizes, **wanted), self.position.epoch, 0)
 
@@ -295,6 +320,12 @@ class BatchLoader(CursorFeed):
 
     def _batches_in(self, epoch: int) -> int:
         return self._plan.batches(epoch)
+
+    def _batches_until(self, epoch: int) -> int:
+        # Epochs differ in length only where they were edited, and from there on.
+        edited = {place for edit in self._plan.edits for place in (edit["epoch"], edit["epoch"] + 1)}
+        marks = [0, *sorted(place for place in edited if 0 < place < epoch), epoch]
+        return sum((stop - start) * self._plan.batches(start) for start, stop in pairwise(marks))
 
     def _read(self, epoch: int, batch: int) -> Batch:
         if self._streaming is not None:
@@ -350,8 +381,18 @@ def _one(preprocess: Preprocessor | Sequence[Preprocessor] | None, seed: int) ->
     return Chain(*preprocess, seed=seed)
 
 
-def _ids(rows: Sequence[int]) -> tuple[int, ...]:
-    return tuple(map(int, rows))
+def _ids(rows: Any) -> Any:
+    """Give row numbers as they can be checked: tensors as arrays, and masks refused."""
+    found = rows.numpy() if isinstance(rows, torch.Tensor) else rows
+    if getattr(found, "dtype", None) == np.bool_ or (
+        isinstance(found, list | tuple) and True in map(_is_bool, found)
+    ):
+        raise TypeError("rows: found booleans, expected row numbers: give np.flatnonzero(mask)")
+    return found
+
+
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool | np.bool_)
 
 
 def _sets_to_keep(cache: Any, table: SetTable, source: StoredSource) -> list[int]:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from deeptrain.data.batch import map_tensors
 from deeptrain.data.feed import Position
+from deeptrain.data.threads import Job, Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future
 
     import torch
 
@@ -29,14 +28,6 @@ NEAR = 1 << 23  # bytes read ahead of what is read fast: more would only push it
 MOST_IN_JOB = 32
 SMOOTH = 8
 MOST_AHEAD = 4096  # batches
-
-
-class _Job(NamedTuple):
-    """Some batches that follow each other, and what reading them gave: an error stands in the place of its batch."""
-
-    first: Position
-    last: Position
-    found: Future[list[Batch | BaseException]]
 
 
 class Prefetch:
@@ -54,9 +45,9 @@ class Prefetch:
     ) -> None:
         self._read, self._batches_in = read, batches_in
         self._most, self._threads = most, threads
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: Threads | None = None
         self._process = os.getpid()
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[Job] = deque()
         self._batch_bytes = 0
         self._took = self._between = (
             0.0  # seconds to read a batch, and between two that are asked for; smoothed
@@ -86,11 +77,12 @@ class Prefetch:
             return self._begin(position)
         if position == jobs[0].first:
             self._read_on()
-        found = jobs[0].found.result()[position.batch - jobs[0].first.batch]
+        results, place = jobs[0].results(), position.batch - jobs[0].first.batch
+        # Given out once: who asks again may have changed it in place, or met an error, and wants it read again.
+        found, results[place] = results[place], None
         if isinstance(found, BaseException):
-            self.clear()  # whoever asks again has it read again
             raise found
-        return found
+        return self._timed(*position[:2]) if found is None else found
 
     def _begin(self, position: Position) -> Batch:
         """Read a batch here and now, learn from it how many fit, and perhaps have those after it read."""
@@ -113,21 +105,18 @@ class Prefetch:
     def _read_on(self) -> None:
         if not self._is_worth_it():
             return  # what is under way is used up, and then the loop reads by itself
-        ahead = self._in_jobs()
+        ahead = sum(job.count for job in self._jobs)
         most = self._most if self._took > SLOW else min(self._most, NEAR)
         fit = min(most // self._batch_bytes, MOST_AHEAD)
         while ahead + self._in_one_job() <= fit:
             job = self._submit(self._following(self._jobs[-1].last))
-            ahead += job.last.batch - job.first.batch + 1
+            ahead += job.count
 
     def _timed(self, epoch: int, index: int) -> Batch:
         begin = perf_counter()
         batch = self._read(epoch, index)
         self._took += (perf_counter() - begin - self._took) / SMOOTH
         return batch
-
-    def _in_jobs(self) -> int:
-        return sum(job.last.batch - job.first.batch + 1 for job in self._jobs)
 
     def _in_one_job(self) -> int:
         return min(MOST_IN_JOB, max(1, JOB_BYTES // self._batch_bytes))
@@ -136,39 +125,27 @@ class Prefetch:
         epoch, index, _ = position
         return Position(epoch, index + 1) if index + 1 < self._batches_in(epoch) else Position(epoch + 1, 0)
 
-    def _submit(self, first: Position) -> _Job:
+    def _submit(self, first: Position) -> Job:
         stop = min(first.batch + self._in_one_job(), self._batches_in(first.epoch))
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, "deeptrain-prefetch")
-        job = _Job(
-            first,
-            Position(first.epoch, stop - 1),
-            self._pool.submit(self._read_some, first.epoch, first.batch, stop),
-        )
+            self._pool = Threads(self._threads)
+        job = Job(self._timed, first, Position(first.epoch, stop - 1))
         self._jobs.append(job)
+        self._pool.submit(job)
         return job
-
-    def _read_some(self, epoch: int, start: int, stop: int) -> list[Batch | BaseException]:
-        found: list[Batch | BaseException] = []
-        for index in range(start, stop):
-            try:
-                found.append(self._timed(epoch, index))
-            except Exception as error:  # noqa: BLE001 - it is raised where its batch is due
-                found.append(error)
-        return found
 
     def clear(self) -> None:
         """Forget what was read ahead."""
         for job in self._jobs:
-            job.found.cancel()
+            job.wanted = False
         self._jobs.clear()
 
     def close(self) -> None:
-        """Forget what was read ahead, and end the threads once they are through."""
+        """Forget what was read ahead, and end the threads once they are through with a batch."""
         self.clear()
         pool, self._pool = self._pool, None
-        if pool is not None and self._process == os.getpid():
-            pool.shutdown(wait=False, cancel_futures=True)
+        if pool is not None:
+            pool.end()
 
 
 def nbytes(batch: Batch) -> int:

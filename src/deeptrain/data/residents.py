@@ -6,6 +6,8 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeAlias
 
+from deeptrain.data.forks import renew_in_children
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -28,6 +30,12 @@ class Residents:
         self._held: dict[Key, Future[torch.Tensor]] = {}
         self._kept: set[Key] = set()
         self._lock = threading.Lock()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Begin anew in a child process: what threads of the parent were reading will not come here."""
+        self._lock = threading.Lock()
+        self._held = {key: future for key, future in self._held.items() if future.done()}
 
     def keep(self, keys: set[Key]) -> None:
         """Never let these go again."""

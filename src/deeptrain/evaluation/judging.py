@@ -41,6 +41,11 @@ class Judging:
         self.feed = feed
         if feed is not None:
             feed.phase = "val"
+            if getattr(feed, "edits", None):
+                raise ValueError(
+                    "the validation's loader has an edited order, which no state of the run holds: make it over the sets to "
+                    "validate on, dt.Files(path, sets=...)"
+                )
         self._pass: Pass | None = None
 
     def warn_of_shared_rows(self, train: Feed) -> None:

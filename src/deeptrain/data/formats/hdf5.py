@@ -101,8 +101,8 @@ class Handle:
         self._lock = threading.Lock()
         self._locker = os.getpid()
 
-    def dataset(self, name: str) -> Any:
-        """Give a dataset of the file, opening that if need be."""
+    def dataset(self, name: str) -> tuple[Any, Any]:
+        """Give the file, opened if need be, and a dataset of it, which can be read for as long as the file is held."""
         process = os.getpid()
         if self._locker != process:  # another thread may have held the lock when this process was forked off
             self._lock, self._locker = threading.Lock(), process
@@ -113,12 +113,11 @@ class Handle:
             if self._opened is None:
                 library = needed("h5py", "hdf5")
                 self._opened = process, library.File(self.path, "r", locking="best-effort")
-            return self._opened[1][name]
+            return self._opened[1], self._opened[1][name]
 
     def close(self) -> None:
-        """Close the file; the next read opens it again."""
+        """Let the file go, which closes with its last reader; the next read opens it again."""
         if self._opened is not None and self._opened[0] == os.getpid():
-            self._opened[1].close()
             self._opened = None
 
 
@@ -136,7 +135,9 @@ class Hdf5Part(RegularPart):
 
     def _load(self, out: Array, start: int) -> None:
         try:
-            self._handle.dataset(self.entry).read_direct(out, np.s_[start : start + len(out)])
+            file, dataset = self._handle.dataset(self.entry)
+            dataset.read_direct(out, np.s_[start : start + len(out)])
+            del file  # not before: another thread may have let go of it
         except FAULTS as error:
             raise unreadable(self.path, WHAT, error) from error
 

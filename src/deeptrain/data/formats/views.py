@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from deeptrain.data.forks import renew_in_children
 from deeptrain.data.formats.base import Array, Part
 from deeptrain.data.formats.raw import RawPart
 
@@ -49,6 +50,11 @@ class Held(Part):
         self.path, self.shape, self.dtype, self.rows = base.path, base.shape, base.dtype, base.rows
         self.base = base
         self._values: Array | None = None
+        self._lock = threading.Lock()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Begin anew in a child process."""
         self._lock = threading.Lock()
 
     def read_into(self, out: Array, start: int) -> None:
