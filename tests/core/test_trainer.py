@@ -410,3 +410,27 @@ def test_a_run_that_an_edit_made_longer_than_its_schedule_stops_whole(tmp_path):
         t.fit()
     assert t.progress.torn is None
     assert t.progress.train.iterations == 7
+
+
+def test_the_order_of_a_validation_is_not_edited():
+    t = recipes.trainer()
+    with pytest.raises(ValueError, match="validation's loader is not to be edited"):
+        t.judging.feed.exclude(rows=[0])
+    edited = dt.BatchLoader(dt.Arrays(*recipes.data()), batch_size=8)
+    edited.exclude(rows=[0])
+    with pytest.raises(ValueError, match="the validation's loader has an edited order"):
+        dt.Trainer(
+            t.learner,
+            dt.BatchLoader(dt.Arrays(*recipes.data()), batch_size=8),
+            validation=dt.Validation(edited),
+            runs=None,
+        )
+
+
+def test_a_run_begins_at_the_loaders_beginning():
+    t = recipes.trainer()
+    loader = dt.BatchLoader(dt.Arrays(*recipes.data()), batch_size=8)
+    next(iter(loader))
+    with pytest.warns(UserWarning, match="a run begins at the beginning"):
+        again = dt.Trainer(t.learner, loader, runs=None, verbosity=0)
+    assert again.train.position == (0, 0, 0)

@@ -457,3 +457,73 @@ def test_the_loader_follows_the_order():
     loader = BatchLoader(Sets([7, 2, 9]), batch_size=4, shuffle="samples", seed=5, group=2)
     order = Order([7, 2, 9], 4, "samples", 5, group=2)
     assert all(np.array_equal(loader.rows(3, batch), order.rows(3, batch)) for batch in range(order.batches))
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A loader that reads ahead, whatever the clock says."""
+    for number in range(6):
+        np.save(tmp_path / f"s{number}.npy", np.full((4, 3000), number + 1.0))
+    loader = BatchLoader(Files(tmp_path), batch_size=4)
+    loader._ahead._is_worth_it = lambda: True
+    yield loader
+    loader.close()
+
+
+def test_a_batch_that_was_changed_in_place_is_read_again(stored):
+    for number in range(6):
+        stored.fetch().inputs.zero_()
+        assert (stored.fetch().inputs == number + 1).all()
+        stored.advance()
+
+
+def test_looking_at_a_batch_is_without_effect(stored):
+    stored.fetch()
+    stored.batch(0, 2).inputs.zero_()
+    assert [int(batch.inputs[0, 0]) for batch in stored] == [1, 2, 3, 4, 5, 6]
+
+
+def test_batches_that_are_kept_stay_as_they_are(stored):
+    kept = list(stored)
+    arrays = [batch.inputs.numpy() for batch in kept]
+    storages = [batch.inputs.untyped_storage() for batch in kept]
+    del kept
+    for _ in range(3):
+        list(stored)
+    assert [int(array[0, 0]) for array in arrays] == [1, 2, 3, 4, 5, 6]
+    del arrays
+    for _ in range(3):
+        list(stored)
+    held = [torch.empty(0, dtype=torch.float64).set_(storage, 0, (1,)).item() for storage in storages]
+    assert held == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_edit_that_would_leave_nothing_of_the_epoch_is_refused(stored):
+    stored.seek(epoch=0, batch=4)
+    with pytest.raises(ValueError, match="would leave no batch of epoch 0 behind batch 4"):
+        stored.skip(batches=2)
+    assert stored.position == (0, 4, 0)
+    assert not stored.edits
+    stored.skip(batches=1)
+    assert [int(batch.inputs[0, 0]) for batch in stored] == [6]
+
+
+@pytest.mark.parametrize("rows", [[True, False], np.array([True]), torch.tensor([False]), "12", [2.7]])
+def test_rows_of_an_edit_are_numbers(stored, rows):
+    with pytest.raises(TypeError):
+        stored.exclude(rows=rows)
+
+
+def test_a_name_is_one_set(stored):
+    stored.exclude(sets="3")
+    assert [int(batch.inputs[0, 0]) for batch in stored] == [1, 2, 3, 5, 6]
+
+
+def test_a_bad_set_of_a_small_column_can_be_excluded(tmp_path):
+    for number in range(3):
+        np.save(tmp_path / f"s{number}.npy", np.full((4, 2), number + 1.0))
+    loader = BatchLoader(Files(tmp_path, check_finite=True), batch_size=4)
+    (tmp_path / "s1.npy").write_bytes((tmp_path / "s1.npy").read_bytes()[:-8])
+    assert loader.fetch().inputs[0, 0] == 1
+    loader.exclude(sets=["1"])
+    assert [int(batch.inputs[0, 0]) for batch in loader] == [1, 3]

@@ -131,7 +131,7 @@ def test_arrays_numbers_and_other_types():
 def test_descriptions_differ_where_batches_would():
     made = [
         Series(some()), Series(some(), [0] * 8), Series(some(), lengths=None), Series(some(), bucket=2),
-        Series(some(), min_length=2), Series(some(), some()), Series([s.double() for s in some()]),
+        Series(some(), min_length=2), Series(some(), some(), pad_target=1), Series([s.double() for s in some()]),
         Series(some(), some(), pad_target=0), Series(some()[:-1]), Series([*some()[:-1], torch.zeros(7, 2)]),
     ]  # fmt: skip
     texts = [repr(source.describe()) for source in made]

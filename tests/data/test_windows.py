@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from deeptrain.data import Arrays, BatchLoader
 from deeptrain.data.batch import Batch, SetTable
 from deeptrain.data.series import Series, WithLengths, WithMask
 from deeptrain.data.windows import Windows
@@ -334,3 +335,17 @@ def test_inputs_that_do_not_fit():
         Windows(3).count(make().replaced(inputs=torch.zeros(4)), "train")
     with pytest.raises(IndexError, match="no window 3 of batch 0: there are the windows 0 to 2"):
         Windows(3).piece(make(), 3, "train")
+
+
+def test_float_targets_are_not_padded_unasked():
+    series = torch.randn(4, 10, 2)
+    loader = BatchLoader(
+        Arrays(series, series[..., 0].clone()),
+        batch_size=4,
+        preprocess=Windows(6, label="windows", tail="pad"),
+    )
+    with pytest.raises(ValueError, match=r"targets of float32 would be padded, .* give pad_target="):
+        list(loader)
+    loader.preprocess = Windows(6, label="windows", tail="pad", pad_target=0.0)
+    loader.seek(epoch=0)
+    assert [batch.targets.shape[1] for batch in loader] == [6, 6]

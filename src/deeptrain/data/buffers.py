@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
@@ -68,9 +68,8 @@ class Buffers:
             size *= length
         if size < SMALL or _holders is None:
             return fresh(shape, dtype)
-        with (
-            self._lock
-        ):  # until the tensor counts as a holder, or another thread would be given the same memory
+        # Until the tensor counts as a holder, or another thread would be given the same memory.
+        with self._lock:
             tensor: torch.Tensor = torch.empty(0, dtype=dtype, device="cpu")
             tensor.set_(self._storage(_rounded(size)), 0, shape)  # type: ignore[call-overload]
             return tensor
@@ -119,6 +118,6 @@ def _rounded(size: int) -> int:
     return -(-size // step) * step
 
 
-def fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+def fresh(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Give a tensor of any content over memory of its own; what `Buffers.take` does, without a pool."""
     return torch.empty(shape, dtype=dtype, device="cpu")

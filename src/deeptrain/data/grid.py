@@ -50,6 +50,10 @@ class Cut(NamedTuple):
     size: int
     pad: bool
 
+    def adds_to(self, steps: int) -> bool:
+        """Say whether the window is padded, where the series have so many time steps."""
+        return self.pad and self.start + self.size > steps
+
     def __call__(self, tensor: torch.Tensor, axis: int, fill: float) -> torch.Tensor:
         """Cut the window out of a tensor, in a memory layout that does not tell where it began."""
         steps = tensor.shape[axis]

@@ -60,7 +60,8 @@ class Series:
         lengths: How the model is told what is padding: `"mask"`, `"lengths"`, or None for not at all.
         bucket: How many series of like length are a set; None for one set in the order given.
         min_length: Series of fewer time steps are left out; `left_out` says how many.
-        pad_target: What targets for each time step are padded with.
+        pad_target: What targets for each time step are padded with; by default -100 where they are whole numbers, which torch's
+            losses over classes ignore. Others need one, as their losses ignore none.
 
     Attributes:
         order: int64 of shape `(n_rows,)`: each row's place in the list that was given.
@@ -86,7 +87,7 @@ class Series:
         lengths: Lengths = "mask",
         bucket: int | None = None,
         min_length: int = 1,
-        pad_target: float = PAD_TARGET,
+        pad_target: float | None = None,
     ) -> None:
         if lengths is not None and lengths not in get_args(get_args(Lengths)[0]):
             raise ValueError(f"Series: lengths={lengths!r}, expected 'mask', 'lengths' or None")
@@ -94,6 +95,7 @@ class Series:
         self.min_length = whole_number("Series: min_length", min_length, 1)
         self.lengths = lengths
         self.pad_target = pad_target
+        self._pad: float = 0  # where there is nothing to pad
         tensors = _tensors(series, "series")
         steps = np.array([len(tensor) for tensor in tensors], np.int64)
         _check_steps(steps)
@@ -155,7 +157,7 @@ class Series:
     def _targets_of(self, rows: RowIds) -> torch.Tensor | None:
         if self._targets is None or not self._by_step:
             return None if self._targets is None else self._targets[torch.from_numpy(rows)]
-        return self._padded(self._targets, rows, self.pad_target)
+        return self._padded(self._targets, rows, self._pad)
 
     def _padded(self, flat: torch.Tensor, rows: RowIds, fill: float) -> torch.Tensor:
         steps = self.steps[rows]
@@ -193,7 +195,9 @@ class Series:
                         f"Series: targets[{place}] has {len(tensor)} time steps and its series {length}, expected as many; "
                         f"targets for whole series are given as one tensor"
                     )
-            _check_fits(tensors[0].dtype, self.pad_target)
+            if len(set(steps.tolist())) > 1:
+                self._pad = pad_of("Series", self.pad_target, tensors[0].dtype)
+                _check_fits(tensors[0].dtype, self._pad)
             return torch.cat([tensors[place] for place in self.order]), True
         return _tensor(targets, "targets")[torch.from_numpy(self.order)], False
 
@@ -229,6 +233,22 @@ def _check_steps(steps: RowIds) -> None:
         raise ValueError(
             f"Series: series[{empty[0]}] has no time steps ({len(empty)} have none); leave them out"
         )
+
+
+def pad_of(what: str, pad_target: float | None, dtype: torch.dtype) -> float:
+    """Give what targets of a dtype are padded with.
+
+    Raises:
+        ValueError: They are no classes, and nobody has said what to pad them with.
+    """
+    if pad_target is not None:
+        return pad_target
+    if dtype.is_floating_point or dtype.is_complex:
+        raise ValueError(
+            f"{what}: targets of {str(dtype).removeprefix('torch.')} would be padded, and losses over such targets count what "
+            f"was added: give pad_target=, and a loss that leaves it out (or weighs by step)"
+        )
+    return PAD_TARGET
 
 
 def _check_fits(dtype: torch.dtype, fill: float) -> None:

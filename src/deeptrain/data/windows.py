@@ -9,7 +9,7 @@ import torch
 from deeptrain.data.batch import describe, map_tensors
 from deeptrain.data.grid import Cut, Grid, select_rows
 from deeptrain.data.preprocess import Phase, Preprocessor, name_of, whole_number
-from deeptrain.data.series import PAD_TARGET, WithLengths, WithMask
+from deeptrain.data.series import WithLengths, WithMask, pad_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,7 +45,7 @@ class Windows(Preprocessor):
             end: `(first, last)`, rising in a line from the first window to the last, or a function of a window's
             number and their count. A single window has the last's.
         validation_starts: In place of `starts` in validation, where otherwise windows begin at `starts[0]` always.
-        pad_target: What targets are padded with, under `label="windows"`; inputs are padded with zeros.
+        pad_target: What targets are padded with, under `label="windows"`, as for `Series`; inputs are padded with zeros.
 
     Raises:
         ValueError: A setting is out of range.
@@ -72,7 +72,7 @@ class Windows(Preprocessor):
         tail: Tail = "drop",
         weights: tuple[float, float] | Callable[[int, int], float] | None = None,
         validation_starts: Sequence[int] | None = None,
-        pad_target: float = PAD_TARGET,
+        pad_target: float | None = None,
     ) -> None:
         self.size = whole_number("Windows: size", size, 1)
         self.stride = self.size if stride is None else whole_number("Windows: stride", stride, 1)
@@ -224,7 +224,8 @@ class Windows(Preprocessor):
                     f"Windows: found targets of shape {tuple(target.shape)} in batch {batch.index}, expected {wanted} time "
                     f"steps along axis {self.axis}, as the inputs have; targets of whole series go with label='series'"
                 )
-            return cut(target, self.axis, self.pad_target)
+            fill = pad_of("Windows", self.pad_target, target.dtype) if cut.adds_to(wanted) else 0
+            return cut(target, self.axis, fill)
 
         return map_tensors(batch.targets, cut_one)
 

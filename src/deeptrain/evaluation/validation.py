@@ -195,6 +195,11 @@ def _join(pieces: list[Any]) -> Any:
     """Join the batches' nested tensors along their first axis."""
     first = pieces[0]
     if isinstance(first, torch.Tensor):
+        if shapes := {tuple(piece.shape[1:]) for piece in pieces if piece.shape[1:] != first.shape[1:]}:
+            raise ValueError(
+                f"the batches of the validation gave rows of shape {tuple(first.shape[1:])} and {min(shapes)}, which "
+                "cannot be joined into one pass: pad all series to one length, or give each one prediction and target"
+            )
         return torch.cat(pieces)
     if isinstance(first, dict):
         return {key: _join([piece[key] for piece in pieces]) for key in first}

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+# Torch's losses whose mean leaves out what is ignored, and divides by the classes' weights.
+OVER_CLASSES = (
+    functional.cross_entropy,
+    functional.nll_loss,
+    nn.CrossEntropyLoss.forward,
+    nn.NLLLoss.forward,
+)
 
 
 def weighted_loss(
@@ -34,39 +44,89 @@ def weighted_loss(
     if "sample_weight" in _parameters(loss):
         return loss(predictions, targets, sample_weight=weights)  # type: ignore[no-any-return]
     each, reduction = _each(loss, predictions, targets)
-    if each.dim() == 0 or len(each) != len(weights):
+    if not isinstance(each, torch.Tensor) or each.dim() == 0 or len(each) != len(weights):
         raise ValueError(
-            f"the loss gives values of shape {tuple(each.shape)} before they are reduced, expected one row for each of the "
+            f"the loss gives values of shape {tuple(getattr(each, 'shape', ()))} before they are reduced, expected one row for each of the "
             f"{len(weights)} weights along its first axis"
         )
-    total = (each * weights.to(each.dtype).reshape(-1, *[1] * (each.dim() - 1))).sum()
-    return total if reduction == "sum" else total / _counted(loss, targets, each)
+    divisor = 1 if reduction == "sum" else _counted(loss, targets, each, reduction)
+    if not _is_known(loss):
+        with torch.no_grad():
+            _check(loss, predictions, targets, each.sum() / divisor, each)
+    return (each * weights.to(each.dtype).reshape(-1, *[1] * (each.dim() - 1))).sum() / divisor
+
+
+def _is_known(loss: Any) -> bool:
+    """Whether it is one of torch's own, which need no looking at."""
+    made = (
+        loss.func
+        if isinstance(loss, functools.partial)
+        else type(loss)
+        if isinstance(loss, nn.Module)
+        else loss
+    )
+    return str(getattr(made, "__module__", "")) in {"torch.nn.functional", "torch.nn.modules.loss"}
 
 
 def _each(loss: Any, predictions: Any, targets: Any) -> tuple[torch.Tensor, str]:
     """Give every element's loss, and how they are put together."""
-    if isinstance(loss, nn.Module) and getattr(loss, "reduction", None) in {"mean", "sum"}:
-        unreduced: Any = copy.copy(loss)  # shares parameters and buffers
-        unreduced.reduction = "none"
-        return unreduced(predictions, targets), str(loss.reduction)
-    if "reduction" in _parameters(loss):
-        return loss(predictions, targets, reduction="none"), "mean"
-    name = getattr(loss, "__qualname__", type(loss).__qualname__)
-    raise TypeError(
-        f"the batch bears weights, and the loss {name} has no way to take them: give one of torch's losses with a "
-        f"reduction of 'mean' or 'sum', or a function (predictions, targets, sample_weight)"
-    )
+    reduction = _setting(loss, "reduction")
+    if reduction not in {"mean", "sum", "batchmean"}:
+        raise TypeError(
+            f"the batch bears weights, and the loss {_name(loss)} has no way to take them: give one of torch's losses with "
+            f"a reduction of 'mean' or 'sum', or a function (predictions, targets, sample_weight)"
+        )
+    if not isinstance(loss, nn.Module):
+        return loss(predictions, targets, reduction="none"), reduction
+    unreduced: Any = copy.copy(loss)  # shares parameters and buffers
+    unreduced.reduction = "none"
+    return unreduced(predictions, targets), reduction
 
 
-def _counted(loss: Any, targets: Any, each: torch.Tensor) -> torch.Tensor | int:
-    """What a mean is divided by: the elements that count, or the weights of their classes."""
-    ignored = getattr(loss, "ignore_index", None)
-    if ignored is None or not isinstance(targets, torch.Tensor) or targets.is_floating_point():
+def _counted(loss: Any, targets: Any, each: torch.Tensor, reduction: str) -> torch.Tensor | int:
+    """What a mean is divided by: the elements; of torch's losses over classes those that count, by their classes' weights."""
+    if reduction == "batchmean":
+        return len(each)
+    if not _is_over_classes(loss) or not isinstance(targets, torch.Tensor) or targets.is_floating_point():
         return each.numel()
-    counts = targets != ignored
-    of_classes = getattr(loss, "weight", None)
+    counts, of_classes = targets != _setting(loss, "ignore_index"), _setting(loss, "weight")
     counted: torch.Tensor = counts if of_classes is None else of_classes[targets[counts]]
     return counted.sum()
+
+
+def _is_over_classes(loss: Any) -> bool:
+    made = (
+        loss.func
+        if isinstance(loss, functools.partial)
+        else type(loss).forward
+        if isinstance(loss, nn.Module)
+        else loss
+    )
+    return made in OVER_CLASSES
+
+
+def _setting(loss: Any, name: str) -> Any:
+    """Give a setting of a loss: a module's attribute, or an argument of a function, as bound or by default."""
+    if isinstance(loss, nn.Module):
+        return getattr(loss, name, None)
+    found = _parameters(loss).get(name)
+    return None if found is None or found.default is inspect.Parameter.empty else found.default
+
+
+def _check(loss: Any, predictions: Any, targets: Any, reduced: torch.Tensor, each: torch.Tensor) -> None:
+    """See that weights of one would give the loss as it is, which a loss that reduces in a way of its own does not."""
+    plain = loss(predictions, targets)
+    if not torch.allclose(plain, reduced, rtol=1e-3, atol=1e-6):
+        raise TypeError(
+            f"the loss {_name(loss)} gives {float(plain):.6g}, and {float(reduced):.6g} where its {len(each)} rows are put "
+            f"together with weights of one: it reduces in a way of its own. Give a function (predictions, targets, "
+            f"sample_weight) that weighs its rows"
+        )
+
+
+def _name(loss: Any) -> str:
+    made = loss.func if isinstance(loss, functools.partial) else loss
+    return str(getattr(made, "__qualname__", type(made).__qualname__))
 
 
 def _parameters(loss: Any) -> Any:
