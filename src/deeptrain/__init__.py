@@ -6,6 +6,11 @@ A run can be stopped at any moment, looked at, changed and continued, and ends w
 nobody touched. See `Trainer`.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from deeptrain.callbacks.base import Callback, Event
 from deeptrain.callbacks.display import Display
 from deeptrain.checkpoint.codec import CodecError
@@ -14,22 +19,13 @@ from deeptrain.checkpoint.format import CorruptCheckpoint
 from deeptrain.checkpoint.settings import Checkpoints
 from deeptrain.checkpoint.weights import load_weights
 from deeptrain.control.interrupt import Interrupted
-from deeptrain.data.augment import Augment
 from deeptrain.data.batch import Batch
-from deeptrain.data.convert import convert
-from deeptrain.data.dataset import FromDataset
 from deeptrain.data.errors import DataError
-from deeptrain.data.files import Files
 from deeptrain.data.loader import BatchLoader
 from deeptrain.data.preprocess import Preprocessor
-from deeptrain.data.repeat import Repeat
-from deeptrain.data.series import Series, WithLengths, WithMask
 from deeptrain.data.source import Arrays
-from deeptrain.data.windows import Windows
-from deeptrain.data.write import write_sets
 from deeptrain.evaluation.validation import Validation
 from deeptrain.run.fingerprint import FingerprintMismatch
-from deeptrain.run.reader import open_run
 from deeptrain.run.run import TornStateError
 from deeptrain.state.cadence import At, Every
 from deeptrain.state.progress import Phase
@@ -39,6 +35,32 @@ from deeptrain.step.base import Outcome, Step, Totals
 from deeptrain.step.stateful import Stateful, reset_states
 from deeptrain.step.supervised import SupervisedStep
 from deeptrain.trainer import Trainer
+
+if TYPE_CHECKING:
+    from deeptrain.data.augment import Augment
+    from deeptrain.data.convert import convert
+    from deeptrain.data.dataset import FromDataset
+    from deeptrain.data.files import Files
+    from deeptrain.data.repeat import Repeat
+    from deeptrain.data.series import Series, WithLengths, WithMask
+    from deeptrain.data.windows import Windows
+    from deeptrain.data.write import write_sets
+    from deeptrain.run.reader import open_run
+
+# Imported when they are first asked for, so that `import deeptrain` costs little more than `import torch`.
+_LATER = {
+    "open_run": "deeptrain.run.reader",
+    "Augment": "deeptrain.data.augment",
+    "convert": "deeptrain.data.convert",
+    "FromDataset": "deeptrain.data.dataset",
+    "Files": "deeptrain.data.files",
+    "Repeat": "deeptrain.data.repeat",
+    "Series": "deeptrain.data.series",
+    "WithLengths": "deeptrain.data.series",
+    "WithMask": "deeptrain.data.series",
+    "Windows": "deeptrain.data.windows",
+    "write_sets": "deeptrain.data.write",
+}
 
 __version__ = "1.0.0.dev0"
 
@@ -84,3 +106,14 @@ __all__ = [
     "reset_states",
     "write_sets",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_LATER[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

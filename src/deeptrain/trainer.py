@@ -127,12 +127,7 @@ class Trainer:
             validation, None if validation is None else as_feed(validation.loader, self.seed)
         )
         self.judging.warn_of_shared_rows(self.train)
-        if any(self.train.position):
-            warnings.warn(
-                f"the loader stood at {self.train.position}; a run begins at the beginning (trainer.train.seek moves it)",
-                stacklevel=2,
-            )
-            self.train.seek(epoch=0)
+        self._begin_at_the_beginning()
         self.epochs = epochs
         self.config = dict(config or {})
         self.checkpoints = checkpoints or Checkpoints()
@@ -154,6 +149,17 @@ class Trainer:
         self.settings: dict[str, Any] = plain(self._settings())
         self.run = Run.open(self, runs=runs, name=name, resume=resume)
         self.run.restore(self, str(resume))
+
+    def _begin_at_the_beginning(self) -> None:
+        """A loader that another loop has used goes back; in the middle of an epoch that may not be what is meant."""
+        place = self.train.position
+        if place.batch:
+            warnings.warn(
+                f"the loader stood at {place}; a run begins at the beginning (trainer.train.seek moves it)",
+                stacklevel=3,
+            )
+        if any(place):
+            self.train.seek(epoch=0)
 
     # ------------------------------------------------------------------ verbs that run
 
@@ -279,7 +285,8 @@ class Trainer:
     def _compute(self) -> tuple[Batch, Outcome, dict[str, Any], bool]:
         batch = self.train.fetch()
         outcome = self.learner.compute(batch)
-        return batch, outcome, figures_of(outcome), self.train.ends_batch(outcome)
+        ends_batch = self.train.preprocess is None or self.train.ends_batch(outcome)
+        return batch, outcome, figures_of(outcome), ends_batch
 
     def _begin_commit(self) -> None:
         """The step changes from here on what cannot be put back: it is not to be interrupted any more."""

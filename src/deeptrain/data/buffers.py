@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import deque
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -28,7 +27,7 @@ SMALL = 1 << 14  # bytes; below this the allocator is faster than looking for a 
 HANDS = (
     4  # that refer to a free storage while it is looked at: the pool, two variables, the count's own argument
 )
-LOOKED_AT = 8
+NEWEST, OLDEST = 2, 6  # how many standing buffers are looked at
 STEPS = 8  # sizes of standing memory between two powers of 2, so that nearly equal ones share it
 
 
@@ -49,7 +48,7 @@ class Buffers:
     def __init__(self, *, pin: bool = False, most: int = 1 << 30) -> None:
         self._pin = pin
         self._most = most
-        self._standing: dict[int, deque[torch.UntypedStorage]] = {}
+        self._standing: dict[int, list[torch.UntypedStorage]] = {}
         self._bytes = 0
         self._lock = threading.Lock()
         renew_in_children(self)
@@ -75,15 +74,14 @@ class Buffers:
             return tensor
 
     def _storage(self, size: int) -> torch.UntypedStorage:
-        standing = self._standing.setdefault(size, deque())
-        for _ in range(min(LOOKED_AT, len(standing))):
-            storage = standing[0]
-            if storage.is_shared():  # it was sent to another process, whose hold is not counted here
-                standing.popleft()
-                self._bytes -= size
-                continue
-            standing.rotate(-1)  # those lent last are looked at last
+        storage: torch.UntypedStorage
+        standing = self._standing.setdefault(size, [])
+        # First those lent last, which may still be in the processor's caches; then those lent longest ago.
+        count = len(standing)
+        for place in (*range(count - 1, max(count - NEWEST, 0) - 1, -1), *range(min(OLDEST, count - NEWEST))):
+            storage = standing[place]
             if _is_free(storage):
+                standing.append(standing.pop(place))
                 return storage
         storage = torch.empty(size, dtype=torch.uint8, device="cpu").untyped_storage()
         if self._make_room(size):
@@ -108,9 +106,11 @@ class Buffers:
 
 
 def _is_free(storage: torch.UntypedStorage) -> bool:
-    # torch counts tensors; who keeps the storage itself holds the very object that the pool does.
+    # torch counts tensors; who keeps the storage itself holds the very object that the pool does; and one that was sent to
+    # another process has a hold there which is not counted here.
     assert _holders is not None
-    return _holders(storage._cdata) == FREE and sys.getrefcount(storage) <= HANDS  # noqa: SLF001
+    free = _holders(storage._cdata) == FREE and sys.getrefcount(storage) <= HANDS  # noqa: SLF001
+    return free and not storage.is_shared()
 
 
 def _rounded(size: int) -> int:

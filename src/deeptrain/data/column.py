@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Groups = "tuple[tuple[int, ...], ...]"
 MEMORY = 1 << 30  # bytes of sets that are kept while the batches go through them
 FEW = 1 << 22  # bytes of a column, such as labels, that is read at once and kept
-GROUPS = 3  # groups of sets that are kept: a batch may draw from two, while the next one is being read
+GROUPS = 2  # groups of sets that are kept, as a batch may draw from two
 
 
 class Column:

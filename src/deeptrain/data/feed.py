@@ -37,6 +37,7 @@ class Feed(Protocol):
     """A loader that a trainer can stop, move and continue: batches by position, and a cursor of consumed ones."""
 
     phase: PhaseName
+    preprocess: Preprocessor | None
 
     @property
     def position(self) -> Position:
@@ -190,11 +191,11 @@ class CursorFeed(ABC):
 
     def _whole(self) -> Batch:
         """Give the whole batch at the cursor."""
-        (epoch, index, _), held = self._position, self._held
-        if held is not None and held.position == (epoch, index, 0) and held.is_unchanged():
+        position, held = self._position, self._held
+        if held is not None and held.position[:2] == position[:2] and held.is_unchanged():
             return held.batch
-        batch = self._read(epoch, index)
-        self._held = _Held.of(Position(epoch, index), batch)
+        batch = self._read(position.epoch, position.batch)
+        self._held = _Held(position, batch, edits(batch.inputs) + edits(batch.targets))
         return batch
 
     def _make_piece(self, batch: Batch, position: Position) -> Batch:

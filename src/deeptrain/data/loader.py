@@ -336,7 +336,8 @@ class BatchLoader(CursorFeed):
 
     def _read_alone(self, epoch: int, batch: int) -> Batch:
         """Read a batch here and now, whatever else is under way; any thread may."""
-        rows, span = self._plan.rows(epoch, batch), self._plan.span(epoch, batch)
+        span = self._plan.span(epoch, batch)
+        rows = self._plan.rows(epoch, batch) if span is None else np.arange(*span)
         if self._streaming is not None:
             found = self._streaming.read_batch(self._seed(), Work.of(epoch, batch, rows))
         elif self._stored is not None:

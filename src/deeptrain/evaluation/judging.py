@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from deeptrain.callbacks.base import Event
-from deeptrain.data.files import shared_rows
 from deeptrain.evaluation.validation import Pass, Validation
 from deeptrain.state.progress import Phase
 from deeptrain.step.base import Outcome, figures_of
@@ -53,6 +52,8 @@ class Judging:
         mine, theirs = getattr(self.feed, "source", None), getattr(train, "source", None)
         if mine is None or theirs is None:
             return
+        from deeptrain.data.files import shared_rows  # noqa: PLC0415 - who has no files does not pay for their readers
+
         if shared := shared_rows(mine, theirs):
             warnings.warn(
                 f"{shared} of the {mine.n_rows} validation rows are trained on too, so that validation's figures are "

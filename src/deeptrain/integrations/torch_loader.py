@@ -15,9 +15,7 @@ from deeptrain.data.dataset import inputs_and_targets
 from deeptrain.data.feed import CursorFeed, Feed, Position
 from deeptrain.data.running import Running
 from deeptrain.data.workers import Reader
-from deeptrain.integrations.iterable_loader import IterableFeed
 from deeptrain.integrations.orders import Orders
-from deeptrain.integrations.stateful_loader import StatefulFeed
 from deeptrain.integrations.states import is_stateful
 from deeptrain.integrations.walk import aside
 
@@ -191,10 +189,14 @@ def as_feed(data: Any, seed: int) -> Feed:
     if isinstance(data, COLLECTIONS):
         raise TypeError(_not_accepted(data))
     if hasattr(data, "__iter__") and is_stateful(data) and not _has_no_state_inside(data, seed):
+        from deeptrain.integrations.stateful_loader import StatefulFeed  # noqa: PLC0415 - few have one
+
         return StatefulFeed(data, seed)
     if _is_map_style(data):
         return TorchFeed(data, seed)
     if hasattr(data, "__iter__") or callable(data):
+        from deeptrain.integrations.iterable_loader import IterableFeed  # noqa: PLC0415 - few have one
+
         return IterableFeed(data, seed)
     raise TypeError(_not_accepted(data))
 

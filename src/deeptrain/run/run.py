@@ -24,8 +24,6 @@ from deeptrain.checkpoint.format import read_checkpoint, write_checkpoint
 from deeptrain.checkpoint.store import CheckpointStore
 from deeptrain.control.interrupt import Interrupted, is_interactive
 from deeptrain.control.journal import Journal, last_iteration
-from deeptrain.introspect.suspects import attributes, changed, generators
-from deeptrain.introspect.trace import entry
 from deeptrain.run.fingerprint import Mismatch, compare
 from deeptrain.run.record import environment, write_start
 from deeptrain.run.resume import Found, find, reconcile
@@ -184,6 +182,8 @@ class Run:
             )
         self._unsaved = trainer
         if self.proving and not self._attributes:
+            from deeptrain.introspect.suspects import attributes  # noqa: PLC0415 - for proofs alone
+
             self._attributes = attributes(trainer)
         if self._store is None or self._saved is not None or self._store.paths():
             return
@@ -294,11 +294,15 @@ class Run:
     def trace(self, trainer: Trainer) -> None:
         """Note what the last iteration saw and found, for `deeptrain prove`."""
         assert trainer.last is not None
+        from deeptrain.introspect.trace import entry  # noqa: PLC0415 - for proofs alone
+
         self.journal("trace", trace=entry(trainer, trainer.last))
 
     def look_for_suspects(self, trainer: Trainer) -> None:
         """At the end of a run that is put to the proof, note what could make another one differ."""
         if self.proving and self.path is not None:
+            from deeptrain.introspect.suspects import attributes, changed, generators  # noqa: PLC0415 - likewise
+
             found = [*generators(trainer), *changed(self._attributes, attributes(trainer))]
             write_json(self.path / "record" / "suspects.json", found)
 
