@@ -227,7 +227,9 @@ def main():
         packed(place, files, parsed.rounds)
     for size in (100, 90_000):
         best, mean = resume(size)
-        print(f"  first batch of {size} after resuming in 6.4 million: {best * 1e3:.2f} ms (mean {mean * 1e3:.2f})")
+        print(
+            f"  first batch of {size} after resuming in 6.4 million: {best * 1e3:.2f} ms (mean {mean * 1e3:.2f})"
+        )
 
 
 if __name__ == "__main__":
