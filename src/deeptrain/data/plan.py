@@ -104,6 +104,8 @@ class Plan:
 
     def batches(self, epoch: int) -> int:
         """Count the batches of an epoch; 0 where an edit at its beginning left none."""
+        if not self._placed:  # asked in every iteration, and mostly nothing was edited
+            return self._orders[0][1].batches
         course = self._courses.get(epoch)
         return self._order(epoch).batches if course is None else course.batches
 
