@@ -8,8 +8,7 @@ nobody touched. See `Trainer`.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deeptrain.callbacks.base import Callback, Event
 from deeptrain.callbacks.display import Display
@@ -25,6 +24,7 @@ from deeptrain.data.loader import BatchLoader
 from deeptrain.data.preprocess import Preprocessor
 from deeptrain.data.source import Arrays
 from deeptrain.evaluation.validation import Validation
+from deeptrain.later import later
 from deeptrain.run.fingerprint import FingerprintMismatch
 from deeptrain.run.run import TornStateError
 from deeptrain.state.cadence import At, Every
@@ -107,13 +107,4 @@ __all__ = [
     "write_sets",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_LATER[name]), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = later(__name__, _LATER)

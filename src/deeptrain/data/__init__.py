@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deeptrain.data.batch import Batch, Rows, describe, map_tensors
 from deeptrain.data.errors import DataError
 from deeptrain.data.feed import Feed, Position
 from deeptrain.data.loader import BatchLoader
 from deeptrain.data.source import Arrays, RangeSource, Source, StoredSource
+from deeptrain.later import later
 
 if TYPE_CHECKING:
     from deeptrain.data.augment import Augment
@@ -89,13 +89,4 @@ __all__ = [
     "write_sets",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_LATER[name]), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = later(__name__, _LATER)

@@ -196,6 +196,11 @@ def aligned(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.clone()
 
 
+def edits_of(batch: Batch) -> int:
+    """Count the in-place changes that a batch's inputs and targets have seen."""
+    return edits(batch.inputs) + edits(batch.targets)
+
+
 def edits(tree: Any) -> int:
     """Count the in-place changes that the tree's tensors have seen; a later, larger count tells of a new one."""
     if isinstance(tree, torch.Tensor):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from deeptrain.data.batch import Batch, edits
+from deeptrain.data.batch import Batch, edits_of
 from deeptrain.data.preprocess import Phase, Preprocessor
 from deeptrain.data.seeded import seed_streams, streams_put_back
 from deeptrain.state.hashing import mix
@@ -116,8 +116,8 @@ class Chain(Preprocessor):
         if (
             held is not None
             and held[0] is batch
-            and held[1:3] == (phase, _edits(batch))
-            and held[4] == _edits(held[3])
+            and held[1:3] == (phase, edits_of(batch))
+            and held[4] == edits_of(held[3])
         ):
             return held[3]
         with streams_put_back():
@@ -125,12 +125,8 @@ class Chain(Preprocessor):
             for place, member in enumerate(self._before):
                 seed_streams(mix(self.seed, "chain", phase, batch.epoch, batch.index, place))
                 prepared = member.piece(prepared, 0, phase)
-        self._held = (batch, phase, _edits(batch), prepared, _edits(prepared))
+        self._held = (batch, phase, edits_of(batch), prepared, edits_of(prepared))
         return prepared
-
-
-def _edits(batch: Batch) -> int:
-    return edits(batch.inputs) + edits(batch.targets)
 
 
 def _makes_pieces(member: Preprocessor) -> bool:

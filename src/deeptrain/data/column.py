@@ -7,7 +7,7 @@ whole; such sets are kept until the memory for them is used up.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from deeptrain.data.buffers import Take
     from deeptrain.data.formats.base import Array, Part
 
-Groups = "tuple[tuple[int, ...], ...]"
+    Groups: TypeAlias = tuple[tuple[int, ...], ...]
+
 MEMORY = 1 << 30  # bytes of sets that are kept while the batches go through them
 FEW = 1 << 22  # bytes of a column, such as labels, that is read at once and kept
 GROUPS = 2  # groups of sets that are kept, as a batch may draw from two
@@ -110,7 +111,7 @@ class Column:
             self._fill(view[low - start : high - start], which, low - at)
         return out
 
-    def read(self, rows: RowIds, take: Take = fresh, groups: Any = ()) -> torch.Tensor:
+    def read(self, rows: RowIds, take: Take = fresh, groups: Groups = ()) -> torch.Tensor:
         """Read rows in the order given into one tensor.
 
         Args:
@@ -152,7 +153,11 @@ class Column:
         if (part.whole and len(out) < part.rows) or self._residents.is_kept((which,)):
             kept = self._whole((which,)).numpy()
             out[...] = kept[start : start + len(out)]
-        elif self._casts:
+        else:
+            self._read_into(out, part, start)
+
+    def _read_into(self, out: Array, part: Part, start: int) -> None:
+        if self._casts:
             self._cast_into(out, part, start)
         else:
             part.read_into(out, start)
@@ -179,7 +184,7 @@ class Column:
             return None
         sets = tuple(range(len(self.sizes)))
         try:
-            return self._residents.get(sets, lambda: self._read_whole(sets))
+            return self._whole(sets)
         except DataError:
             self._small = False  # the error is the bad set's, and belongs to the batches that need it
             return None
@@ -198,32 +203,23 @@ class Column:
         view, at = out.numpy(), 0
         for which in sets:
             size = self.sizes[which]
-            self._read_set(view[at : at + size], which)
+            self._read_into(view[at : at + size], self.parts[which], 0)
             at += size
         return out
 
-    def _read_set(self, out: Array, which: int) -> None:
-        part = self.parts[which]
-        if self._casts:
-            self._cast_into(out, part, 0)
-        else:
-            part.read_into(out, 0)
-
-    def _pick_from_groups(self, out: torch.Tensor, rows: RowIds, groups: Any) -> bool:
+    def _pick_from_groups(self, out: torch.Tensor, rows: RowIds, groups: Groups) -> bool:
         """Pick rows from groups of sets that are in memory whole; False where they have no room there."""
         if any(sum(self.sizes[s] for s in group) * self._bytes > self._memory // 3 for group in groups):
             return False
         which = np.searchsorted(self._starts, rows, side="right") - 1
-        places = np.full(len(self.sizes), -1, np.int64) if len(groups) > 1 else None
         for group in groups:
             sizes = np.array([self.sizes[s] for s in group])
             offsets = np.zeros(len(self.sizes), np.int64)
             offsets[list(group)] = np.cumsum(sizes) - sizes - self._starts[list(group)]
             local = rows + offsets[which]
-            if places is None:
+            if len(groups) == 1:
                 torch.index_select(self._group(group), 0, torch.from_numpy(local), out=out)
                 return True
-            places[list(group)] = 1
             mine = np.flatnonzero(np.isin(which, group))
             out[torch.from_numpy(mine)] = self._group(group).index_select(0, torch.from_numpy(local[mine]))
         return True

@@ -180,6 +180,14 @@ def inputs_and_targets(collated: Any) -> tuple[Any, Any]:
     return data, None
 
 
+def known_length(thing: Any) -> int | None:
+    """Say how long a data set, sampler or loader claims to be; None if it does not."""
+    try:
+        return len(thing)
+    except (TypeError, NotImplementedError):
+        return None
+
+
 def _length(dataset: Any) -> int:
     name = type(dataset).__name__
     if isinstance(dataset, IterableDataset):

@@ -6,7 +6,7 @@ import operator
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
-from deeptrain.data.batch import Batch, edits
+from deeptrain.data.batch import Batch, edits_of
 from deeptrain.data.order import out_of_range
 from deeptrain.data.seeded import seed_streams, streams_put_back
 from deeptrain.state.hashing import mix
@@ -167,9 +167,9 @@ class CursorFeed(ABC):
         """Count the pieces of so many epochs from the first on; None where only the outcomes tell."""
         if self.preprocess is None:
             return self._batches_until(epochs)
-        total = 0
+        total, shape = 0, self._row_shape()
         for epoch in range(epochs):
-            pieces = self.preprocess.pieces_in_total(self._row_shape(), epoch)
+            pieces = self.preprocess.pieces_in_total(shape, epoch)
             if pieces is None:
                 return None
             total += pieces * self._batches_in(epoch)
@@ -186,7 +186,7 @@ class CursorFeed(ABC):
         if held is not None and held.position is position and held.is_unchanged():
             return held.batch
         piece = self._make_piece(self._whole(), position)
-        self._piece = _Held.of(position, piece)
+        self._piece = _Held(position, piece, edits_of(piece))
         return piece
 
     def _whole(self) -> Batch:
@@ -195,7 +195,7 @@ class CursorFeed(ABC):
         if held is not None and held.position[:2] == position[:2] and held.is_unchanged():
             return held.batch
         batch = self._read(position.epoch, position.batch)
-        self._held = _Held(position, batch, edits(batch.inputs) + edits(batch.targets))
+        self._held = _Held(position, batch, edits_of(batch))
         return batch
 
     def _make_piece(self, batch: Batch, position: Position) -> Batch:
@@ -346,12 +346,8 @@ class _Held(NamedTuple):
     batch: Batch
     edits: int
 
-    @classmethod
-    def of(cls, position: Position, batch: Batch) -> _Held:
-        return cls(position, batch, edits(batch.inputs) + edits(batch.targets))
-
     def is_unchanged(self) -> bool:
-        return self.edits == edits(self.batch.inputs) + edits(self.batch.targets)
+        return self.edits == edits_of(self.batch)
 
 
 def differences(recorded: Mapping[str, Any], present: Mapping[str, Any], prefix: str = "") -> list[str]:

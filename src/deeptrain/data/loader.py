@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -206,7 +207,7 @@ class BatchLoader(CursorFeed):
             )
         # A cursor that was moved back before an edit: what was edited behind it is to come no more.
         before = self._plan.until(epoch, batch)
-        if before != self._plan:
+        if before is not self._plan:
             warnings.warn(
                 f"the edits that were made behind batch {batch} of epoch {epoch} are dropped: the order is edited anew there",
                 stacklevel=3,
@@ -252,7 +253,7 @@ class BatchLoader(CursorFeed):
         if self._sample is None and self._streaming is None:  # what its code draws is no fingerprint
             self._sample = _checksum(self.source)
         made = {} if self.preprocess is None else {"preprocess": self.preprocess.settings()}
-        return {"source": self.source.describe() | {"sample": self._sample}} | self._order_settings() | made
+        return {"source": self.source.describe() | {"sample": self._sample}} | self._plan.settings() | made
 
     def state_dict(self) -> dict[str, Any]:
         """Give the cursor, the settings under which it has its meaning, and the edits."""
@@ -263,7 +264,7 @@ class BatchLoader(CursorFeed):
         before = self._plan
         self._forget()
         try:
-            self._plan = Plan(self._table.sizes, **self._order_settings(), edits=state.get("edits", []))
+            self._plan = Plan(self._table.sizes, **self._plan.settings(), edits=state.get("edits", []))
             super().load_state_dict(state)
         except IndexError as error:
             self._plan = before
@@ -287,16 +288,12 @@ class BatchLoader(CursorFeed):
         Raises:
             ValueError: A setting is out of range.
         """
-        present = self._order_settings()
+        present = self._plan.settings()
         wanted = present | {name: settings[name] for name in self.changeable if name in settings}
         if isinstance(self.preprocess, Chain) and self._chained:
             self.preprocess.seed = wanted["seed"]
         if wanted != present:
             self._follow(Plan(self._table.sizes, **wanted), self.position.epoch, 0)
-
-    def _order_settings(self) -> dict[str, Any]:
-        found = self._plan.settings()
-        return {name: found[name] for name in self.changeable}
 
     def close(self) -> None:
         """Let go of the held batch, of what was read ahead, and of the source's files."""
@@ -310,9 +307,13 @@ class BatchLoader(CursorFeed):
     # ------------------------------------------------------------------ reading
 
     def _seed(self) -> int:
-        return int(self._plan.settings()["seed"])
+        return self._plan.seed
 
     def _row_shape(self) -> tuple[int, ...] | None:
+        return self._shape_of_rows
+
+    @cached_property
+    def _shape_of_rows(self) -> tuple[int, ...] | None:
         if self._stored is None and self._ranges is None:
             return None  # each row may have its own, and reading one may run the user's code
         inputs = self.source.read(np.zeros(1, np.int64))[0]
@@ -323,7 +324,7 @@ class BatchLoader(CursorFeed):
 
     def _batches_until(self, epoch: int) -> int:
         # Epochs differ in length only where they were edited, and from there on.
-        edited = {place for edit in self._plan.edits for place in (edit["epoch"], edit["epoch"] + 1)}
+        edited = {place for known in self._plan.edited_epochs for place in (known, known + 1)}
         marks = [0, *sorted(place for place in edited if 0 < place < epoch), epoch]
         return sum((stop - start) * self._plan.batches(start) for start, stop in pairwise(marks))
 

@@ -84,6 +84,16 @@ class Plan:
         return self._orders[0][1].rows_total
 
     @property
+    def seed(self) -> int:
+        """The order's seed."""
+        return self._orders[0][1].seed
+
+    @property
+    def edited_epochs(self) -> set[int]:
+        """The epochs in which edits were made."""
+        return {placed.epoch for placed in self._placed}
+
+    @property
     def edits(self) -> list[dict[str, Any]]:
         """The edits as plain values, in the order in which they were made: `epoch`, `batch` and `edit` of each."""
         return [
@@ -194,6 +204,8 @@ class Plan:
 
     def until(self, epoch: int, batch: int) -> Plan:
         """Give the plan with only those edits that were made at a place or before it."""
+        if all((placed.epoch, placed.batch) <= (epoch, batch) for placed in self._placed):
+            return self
         edits = [plain for plain in self.edits if (plain["epoch"], plain["batch"]) <= (epoch, batch)]
         return Plan(self._orders[0][1].sizes, **self.settings(), edits=edits)
 

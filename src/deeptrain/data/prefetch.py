@@ -6,13 +6,13 @@ has moved past it, so whatever interrupts the loop loses nothing, and a cursor t
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.data.batch import map_tensors
 from deeptrain.data.feed import Position
+from deeptrain.data.forks import renew_in_children
 from deeptrain.data.threads import Job, Threads
 
 if TYPE_CHECKING:
@@ -46,13 +46,18 @@ class Prefetch:
         self._read, self._batches_in = read, batches_in
         self._most, self._threads = most, threads
         self._pool: Threads | None = None
-        self._process = os.getpid()
         self._jobs: deque[Job] = deque()
         self._batch_bytes = 0
         self._took = self._between = (
             0.0  # seconds to read a batch, and between two that are asked for; smoothed
         )
         self._left = perf_counter()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Begin anew in a child process, where the threads did not come along."""
+        self._pool = None
+        self._jobs.clear()
 
     def get(self, epoch: int, index: int) -> Batch:
         """Give a batch, and see to it that those after it are read.
@@ -60,9 +65,6 @@ class Prefetch:
         Raises:
             BaseException: Whatever reading it raised, with the traceback of the thread that read.
         """
-        if self._process != os.getpid():  # threads do not come along in a fork
-            self._process, self._pool = os.getpid(), None
-            self._jobs.clear()
         self._between += (perf_counter() - self._left - self._between) / SMOOTH
         try:
             return self._give(Position(epoch, index))

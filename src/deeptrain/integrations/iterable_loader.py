@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from deeptrain.data.dataset import known_length
 from deeptrain.data.feed import Position
 from deeptrain.data.seeded import WorkerInit
 from deeptrain.data.workers import shut_down
@@ -49,7 +50,7 @@ class IterableFeed(ForwardFeed):
     def __init__(self, iterable: Any, seed: int) -> None:
         _refuse_unfit(iterable)
         name = getattr(iterable, "__qualname__", type(iterable).__name__)
-        super().__init__(name, seed, hinted_length(iterable))
+        super().__init__(name, seed, known_length(iterable))
         self._iterable = iterable
 
     @property
@@ -152,14 +153,6 @@ def describe_loader(loader: Any) -> dict[str, Any]:
         if isinstance(value, int):
             settings[name] = value
     return settings
-
-
-def hinted_length(loader: Any) -> int | None:
-    """How many batches a loader claims to have; None if it does not say."""
-    try:
-        return len(loader)
-    except (TypeError, NotImplementedError):
-        return None
 
 
 def _refuse_unfit(iterable: Any) -> None:

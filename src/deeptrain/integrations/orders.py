@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from deeptrain.data.dataset import known_length
 from deeptrain.data.seeded import Work, count_repeats, seed_streams, streams_put_back
 from deeptrain.integrations.states import is_stateful, plain_copy
 from deeptrain.state.hashing import mix
@@ -84,7 +85,7 @@ class Orders:
         self._generators = list({id(owner.generator): owner.generator for owner in owners}.values())
         stateful = {id(sampler): sampler for sampler in self._samplers if is_stateful(sampler)}
         self._stateful: list[Any] = list(stateful.values())
-        self._rows = _length(loader.dataset)
+        self._rows = known_length(loader.dataset)
         self._starts: dict[int, list[Any]] = {0: self._capture()}
         self._cached: tuple[int, Plan] | None = None
 
@@ -163,7 +164,7 @@ class Orders:
 
     def _ask(self) -> list[list[int]]:
         sampler, batches, rows = self._samplers[0], [], 0
-        most = None if _length(sampler) is not None else max(MOST_ROWS, 1000 * (self._rows or 0))
+        most = None if known_length(sampler) is not None else max(MOST_ROWS, 1000 * (self._rows or 0))
         try:
             for batch in sampler:
                 batches.append([operator.index(row) for row in batch])
@@ -183,10 +184,3 @@ class Orders:
 
 def _has_generator(owner: Any) -> bool:
     return isinstance(getattr(owner, "generator", None), torch.Generator)
-
-
-def _length(thing: Any) -> int | None:
-    try:
-        return len(thing)
-    except (TypeError, NotImplementedError):
-        return None

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch.utils.data import DataLoader
 
+from deeptrain.data.dataset import known_length
 from deeptrain.integrations.forward import START, ForwardFeed
 from deeptrain.integrations.iterable_loader import (
     describe_loader,
     end_workers,
-    hinted_length,
     workers_leave_ctrl_c,
 )
 from deeptrain.integrations.states import is_stateful, plain_copy
@@ -51,7 +51,7 @@ class StatefulFeed(ForwardFeed):
             raise TypeError(
                 f"StatefulFeed: found {type(loader).__name__}, expected __iter__, state_dict and load_state_dict"
             )
-        super().__init__(type(loader).__name__, seed, hinted_length(loader))
+        super().__init__(type(loader).__name__, seed, known_length(loader))
         self._loader = loader
         self._standing: Position | None = START
 

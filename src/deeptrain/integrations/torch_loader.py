@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from deeptrain.data.batch import Batch, SetTable
-from deeptrain.data.dataset import inputs_and_targets
+from deeptrain.data.dataset import inputs_and_targets, known_length
 from deeptrain.data.feed import CursorFeed, Feed, Position
 from deeptrain.data.running import Running
 from deeptrain.data.workers import Reader
@@ -67,7 +67,7 @@ class TorchFeed(CursorFeed):
                 f"order for the same epoch when asked twice; expected one that follows the global random streams, its "
                 f"`generator`, set_epoch(epoch), or its state_dict and load_state_dict: then an epoch can be continued"
             )
-        self._size = _length(loader.dataset) or len(first.rows)
+        self._size = known_length(loader.dataset) or len(first.rows)
         self._table = SetTable(("dataset",), (self._size,))
 
     @property
@@ -241,10 +241,3 @@ def _refuse_unfit(loader: Any) -> None:
         raise ValueError(
             "DataLoader: batch_size=None turns batching off; expected a batch_size of at least 1 or a batch_sampler"
         )
-
-
-def _length(dataset: Any) -> int | None:
-    try:
-        return len(dataset)
-    except (TypeError, NotImplementedError):
-        return None

@@ -244,9 +244,7 @@ class SupervisedStep:
         return (self.optimizer,)
 
     def _place(self, batch: Batch) -> tuple[Any, Any]:
-        if self._away:
-            return self._to_device(batch.inputs), self._to_device(batch.targets)
-        return batch.inputs, batch.targets
+        return self._to_device(batch.inputs), self._to_device(batch.targets)
 
     def _to_device(self, tensors: Any) -> Any:
         return map_tensors(tensors, lambda t: t.to(self.device, non_blocking=True))
