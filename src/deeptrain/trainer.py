@@ -139,6 +139,7 @@ class Trainer:
 
         self.interrupts = Interrupts()
         self._started = self._committing = False
+        self._wake_at = 0.0
         self.handling: tuple[str, dict[str, Any], list[Any]] | None = None
         self._dues = _dues(None if validation is None else validation.every, self.checkpoints.every)
         self._heard = bool(self.handlers.calls["train_iter_end"] or self.handlers.calls["train_batch_end"])
@@ -242,6 +243,7 @@ class Trainer:
         self._refuse_unclaimed()
         end_by_signal_if_uncaught()
         self.run.begin(self)
+        self._wake_at = 0.0
         self._started = True
         self.tell("start")
 
@@ -255,12 +257,10 @@ class Trainer:
 
     def _rests_at(self, counter: str, goal: int, *, stop: bool) -> bool:
         """Whether to stop here. A loop's body counts to its iteration, so that a checkpoint waits until it is through."""
-        if getattr(self.progress.train, counter) < goal or (self._is_complete() and stop):
+        done = self.progress.train
+        if getattr(done, counter) < goal or (done.epochs >= self.epochs and stop):
             return False
         return all(task.kind == "checkpoint" and not stop for task in self.progress.pending)
-
-    def _is_complete(self) -> bool:
-        return self.progress.train.epochs >= self.epochs
 
     def _pause_as_asked(self) -> NoReturn:
         raise self.interrupts.exception(Info.of(self).line)
@@ -271,10 +271,10 @@ class Trainer:
             self._pause_as_asked()
         if self.progress.pending:
             self._deliver(self.progress.pending[0])
-        elif self._is_complete():
-            self._finish()
-        else:
+        elif self.progress.train.epochs < self.epochs:
             self._iterate()
+        else:
+            self._finish()
 
     def _iterate(self) -> None:
         """Fetch and compute, which can be undone; then commit."""
@@ -328,7 +328,17 @@ class Trainer:
             raise
         self._committing = False
         self.run.on_iteration(self, batch, figures)
-        self.display.on_iteration(self, epoch_ended=moved is EPOCH_END)
+        now = monotonic()
+        if now >= self._wake_at or moved is EPOCH_END:
+            self._look_at_the_clock(now, epoch_ended=moved is EPOCH_END)
+
+    def _look_at_the_clock(self, now: float, *, epoch_ended: bool) -> None:
+        """Do what goes by seconds: ask for a checkpoint, write the journal, print. None of it changes the training."""
+        if now >= self.run.save_at and all(task.kind != "checkpoint" for task in self.progress.pending):
+            self.progress.pending.append(Task("checkpoint"))
+        self.run.write_journal(now)
+        self.display.on_iteration(self, now, epoch_ended=epoch_ended)
+        self._wake_at = min(self.run.due_at, self.display.due_at)
 
     def tear(self, what: str, error: BaseException) -> None:
         """Note that an exception came out of the middle of a commit: the state is not whole."""
@@ -339,23 +349,20 @@ class Trainer:
         self, batch: Batch, outcome: Outcome, figures: dict[str, Any], moved: tuple[str, ...]
     ) -> None:
         """Put on the list what follows from a commit, in the one order that there is."""
-        done, pending = self.progress.train, self.progress.pending
-        names = _ENDS[moved]
-        follow = [kind for kind, due in self._dues if due(done, moved)]
-        self._last = (batch, outcome, figures, (*names, *follow) if follow else names)
+        done, names = self.progress.train, _ENDS[moved]
+        follow = [kind for kind, due in self._dues if due(done, moved)] if self._dues else ()
+        self._last = (batch, outcome, figures, (*names, *follow))
         if self._heard or moved is EPOCH_END:
             self.put_handlers(names, self._event())
         for kind in follow:
-            pending.append(Task(kind))
-        if monotonic() >= self.run.save_at and "checkpoint" not in follow:
-            pending.append(Task("checkpoint"))
+            self.progress.pending.append(Task(kind))
 
     def _event(self) -> Event:
         batch, outcome, figures, coincides = self._last
         at = self.progress.train.iterations
         replaying = at <= self.run.replay_until
         return Event(
-            "train_iter_end", at, batch.epoch, batch, outcome.predictions, figures, coincides, replaying
+            "train_iter_end", at, batch.epoch, batch, outcome.predictions, dict(figures), coincides, replaying
         )
 
     @property

@@ -44,9 +44,9 @@ def test_what_waits_on_a_device_is_settled_when_read_and_after_so_many():
     history = History()
     for i in range(LATE - 1):
         history.add(i, {"loss": late(float(i))})
-    assert len(history._late) == LATE - 1
+    assert len(history._waiting) == LATE - 1
     history.add(LATE, {"loss": late(1.5)})
-    assert not history._late
+    assert not history._waiting
     history.add(LATE + 1, {"loss": late(2.5)})
     assert history["loss"].values.tolist() == [*range(LATE - 1), 1.5, 2.5]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deeptrain.state.hashing import mix
-from deeptrain.state.randomness import NumpyLegacyStream, PythonStream, Streams
+from deeptrain.state.randomness import NumpyLegacyStream, PythonStream, Streams, TorchStream
 
 
 def draw():
@@ -84,6 +84,43 @@ def test_seeding_by_a_key_depends_on_the_key_alone():
     assert draw() == first
     streams.seed(1, "other")
     assert draw() != first
+
+
+TORCH_DRAWS = {
+    "uniform": lambda: torch.rand(()),
+    "many": lambda: torch.rand(1000),
+    "normal": lambda: torch.randn(()),
+    "normals": lambda: torch.randn(64),
+    "double": lambda: torch.randn((), dtype=torch.float64),
+    "of a tensor": lambda: torch.empty(()).normal_(),
+    "half": lambda: torch.rand((), dtype=torch.float16),
+    "integers": lambda: torch.randint(9, ()),
+    "permutation": lambda: torch.randperm(5),
+    "dropout": lambda: torch.nn.functional.dropout(torch.ones(7)),
+    "bernoulli": lambda: torch.bernoulli(torch.full((3,), 0.5)),
+    "exponential": lambda: torch.empty(()).exponential_(),
+    "multinomial": lambda: torch.multinomial(torch.ones(4), 2),
+    "a round": lambda: torch.empty(624, dtype=torch.int32).random_(),
+    "seeded": lambda: torch.manual_seed(5),
+    "seeded alike": lambda: torch.manual_seed(torch.initial_seed()),
+}
+
+
+@pytest.mark.parametrize("name", TORCH_DRAWS)
+def test_torch_is_read_from_its_memory_and_every_draw_shows(name):
+    """Captured from the memory or from `get_state`, the place is the same, after any draw and any number of them."""
+    stream = TorchStream(torch.default_generator)
+    assert stream._watched is not None  # with the torch that is tested; elsewhere get_state is used
+    torch.manual_seed(3)
+    for _ in range(4):
+        assert torch.equal(stream.capture(), torch.get_rng_state())
+        TORCH_DRAWS[name]()
+        assert torch.equal(stream.capture(), torch.get_rng_state())
+        assert stream.capture() is stream.capture()
+    own = TorchStream(torch.Generator().manual_seed(1))
+    assert torch.equal(own.capture(), own.generator.get_state())
+    torch.rand(3, generator=own.generator)
+    assert torch.equal(own.capture(), own.generator.get_state())
 
 
 @pytest.mark.parametrize("name", ["python", "numpy"])

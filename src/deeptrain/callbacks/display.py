@@ -7,7 +7,6 @@ the epoch's mean. Elsewhere the same line is printed plainly, at a cadence.
 from __future__ import annotations
 
 import sys
-import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 from deeptrain.data.batch import describe
@@ -60,7 +59,7 @@ class Display:
         self._all = metrics is None
         self._stream = stream
         self._live_width = 0
-        self._next = 0.0 if verbosity else NEVER
+        self.due_at = 0.0 if verbosity else NEVER
         self._since: tuple[float, int] | None = None
         self._seen = (-1, 0)
 
@@ -99,10 +98,9 @@ class Display:
         more = f"; {again} or more of them again" if again > 0 else ""
         self._say(f"{name}: continuing at {line}{more}")
 
-    def on_iteration(self, trainer: Trainer, *, epoch_ended: bool) -> None:
-        """An iteration was committed. Called in every one: most of the time it only looks at the clock."""
-        now = time.monotonic()
-        if now >= self._next or epoch_ended:
+    def on_iteration(self, trainer: Trainer, now: float, *, epoch_ended: bool) -> None:
+        """An iteration was committed; called at the latest with the first one after `due_at`."""
+        if now >= self.due_at or epoch_ended:
             self._on_due_iteration(trainer, now, epoch_ended)
 
     def on_validation(self, trainer: Trainer, figures: dict[str, float]) -> None:
@@ -134,7 +132,7 @@ class Display:
             self._draw(line)
         elif self._since is not None:
             self._say(line)
-        self._next = now + self._pause()
+        self.due_at = now + self._pause()
         self._since = self._since or (now, trainer.progress.train.iterations)
 
     def _pause(self) -> float:
@@ -206,4 +204,4 @@ class Display:
             out.write(text)
             out.flush()
         except (OSError, ValueError):  # the other end is gone; the training is not
-            self.verbosity, self._next = 0, NEVER
+            self.verbosity, self.due_at = 0, NEVER

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import time
 from functools import cache
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from deeptrain.data.batch import Batch
 
 TAIL = 1 << 16
-LINES, SECONDS = 64, 0.1  # so many lines of iterations, or so much time, may wait
+LINES, SECONDS = 256, 0.1  # so many lines of iterations, or so much time, may wait
 
 
 class Journal:
@@ -29,13 +30,16 @@ class Journal:
 
     Args:
         path: The file; made where there is none.
+
+    Attributes:
+        flush_at: When, by `time.monotonic()`, what waits is to be written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o644)
         self._waiting: list[tuple[int, tuple[int, int, int], Mapping[str, float]] | str] = []
-        self._written = 0.0
+        self.flush_at = 0.0
         self._cut_torn_line()
 
     def _cut_torn_line(self) -> None:
@@ -59,17 +63,13 @@ class Journal:
         self._waiting.append(json.dumps({"kind": kind, **entry}) + "\n")
 
     def iteration(self, at: int, batch: Batch, figures: Mapping[str, float]) -> None:
-        """Append the line of one train iteration, its floats exact; written where much waits or waits for long.
+        """Append the line of one train iteration, its floats exact; written at once where much waits.
 
         Raises:
             OSError: What waits could not be written; it goes on waiting.
         """
         self._waiting.append((at, (batch.epoch, batch.index, batch.iteration), figures))
-        self.flush_if_due()
-
-    def flush_if_due(self) -> None:
-        """Write what waits, where it is much or waits for long."""
-        if len(self._waiting) >= LINES or time.monotonic() - self._written > SECONDS:
+        if len(self._waiting) >= LINES:
             self.flush()
 
     def flush(self) -> None:
@@ -95,7 +95,7 @@ class Journal:
                     errno.ENOSPC, "the journal could not be written whole: free some space", str(self.path)
                 )
             self._waiting = []
-        self._written = time.monotonic()
+        self.flush_at = time.monotonic() + SECONDS
 
     def close(self) -> None:
         """Write what waits, and close the file."""
@@ -106,19 +106,20 @@ class Journal:
 
 
 def _line(at: int, place: tuple[int, int, int], figures: Mapping[str, Any]) -> str:
-    # Put together by hand, at half the cost of json.dumps: this is in every iteration.
-    values = ", ".join([f"{_key(name)}: {_value(value)}" for name, value in figures.items()])
-    epoch, batch, piece = place
-    fed = f"{epoch}, {batch}, {piece}" if piece else f"{epoch}, {batch}"
-    return f'{{"kind": "iteration", "at": {at}, "batch": [{fed}], "figures": {{{values}}}}}\n'
+    # Put together by hand, at a fifth of the cost of json.dumps: this is in every iteration.
+    fed = place if place[2] else place[:2]
+    values = tuple(figures.values())
+    if {float}.issuperset(map(type, values)) and math.isfinite(sum(values)):
+        return _template(tuple(figures), len(fed)) % (at, *fed, *values)
+    found = {name: float(value) for name, value in figures.items()}  # fetches what is still on a device
+    return json.dumps({"kind": "iteration", "at": at, "batch": fed, "figures": found}) + "\n"
 
 
-_key = cache(json.dumps)
-
-
-def _value(value: Any) -> str:
-    number = value if type(value) is float else float(value)  # fetches it where it is still on a device
-    return repr(number) if number - number == 0.0 else json.dumps(number)
+@cache
+def _template(names: tuple[str, ...], numbers: int) -> str:
+    fed = ", ".join(["%d"] * numbers)
+    values = ", ".join([json.dumps(name).replace("%", "%%") + ": %r" for name in names])
+    return f'{{"kind": "iteration", "at": %d, "batch": [{fed}], "figures": {{{values}}}}}\n'
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from deeptrain.callbacks.base import Event
@@ -83,7 +84,7 @@ class Judging:
         except BaseException as error:
             trainer.tear(f"the validation after iteration {trainer.progress.train.iterations}", error)
             raise
-        trainer.run.write_journal()
+        trainer.run.write_journal(monotonic())
 
     @staticmethod
     def abortably(trainer: Trainer, work: Callable[[], T]) -> T:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from deeptrain.run.directory import RunDirectory
     from deeptrain.trainer import Trainer
 
+NEVER = float("inf")
+
 # Runs that a trainer of this process holds: a second trainer on the same run takes over.
 _held: dict[Path, Run] = {}
 
@@ -69,7 +71,7 @@ class Run:
         self._unsaved: Trainer | None = None
         self._process = os.getpid()
         self._attributes: dict[str, str] = {}
-        self._seconds = self.save_at = float("inf")
+        self._seconds = self.save_at = NEVER
         self._saved: object = None
 
     @classmethod
@@ -271,16 +273,18 @@ class Run:
         if self._journal is not None:
             self._journal.add(kind, **entry)
 
-    def write_journal(self) -> None:
+    def write_journal(self, now: float) -> None:
         """Write what waits, where that is due; called outside a commit, because the disk may be full."""
-        if self._journal is not None:
-            self._journal.flush_if_due()
+        if self._journal is not None and now >= self._journal.flush_at:
+            self._journal.flush()
+
+    @property
+    def due_at(self) -> float:
+        """When, by `time.monotonic()`, there is something to save or to write."""
+        return min(self.save_at, NEVER if self._journal is None else self._journal.flush_at)
 
     def on_iteration(self, trainer: Trainer, batch: Batch, figures: dict[str, Any]) -> None:
-        """Write an iteration's line, at the latest with those of the next tenth of a second.
-
-        Called outside the commit, because the disk may be full.
-        """
+        """Put an iteration's line down. Called outside the commit, because the disk may be full."""
         if self._journal is not None:
             self._journal.iteration(trainer.progress.train.iterations, batch, figures)
         if self.proving:

@@ -1,14 +1,14 @@
 """The figures of a run with the iterations at which they were taken.
 
-A value that is still on a device is kept there and fetched later together with others, so that the loop does
-not wait for it; whoever reads the history gets all of them.
+What is added waits and is sorted into its series together with others; values that are still on a device are then
+fetched all at once, so that the loop does not wait for each. Whoever reads the history gets all of them.
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 VERSION = 1
-LATE = 50  # figures of at most so many iterations wait on a device
+LATE = 50  # figures of at most so many iterations wait
 
 
 class Series(NamedTuple):
@@ -46,37 +46,31 @@ class History:
 
     def __init__(self) -> None:
         self._series: dict[str, tuple[array[int], array[float]]] = {}
-        self._late: list[tuple[array[float], int, torch.Tensor]] = []
+        self._waiting: Waiting = []
 
     def add(self, iteration: int, figures: Mapping[str, float | torch.Tensor], prefix: str = "") -> None:
         """Append one value to each named series.
 
         Args:
             iteration: Completed train iterations.
-            figures: Numbers, or tensors of one element that may be on a device.
+            figures: Numbers, or tensors of one element that may be on a device. Not to be changed any more.
             prefix: Put before each name.
         """
-        for name, value in figures.items():
-            series = self._series.get(prefix + name)
-            if series is None:
-                series = self._series[prefix + name] = (array("q"), array("d"))
-            series[0].append(iteration)
-            if type(value) is not float and isinstance(value, torch.Tensor):
-                self._late.append((series[1], len(series[1]), value))
-                series[1].append(float("nan"))
-            else:
-                series[1].append(value)
-        if len(self._late) >= LATE:
-            self.settle()
+        self._waiting.append((iteration, figures, prefix))
+        if len(self._waiting) >= LATE:
+            self._settle()
 
-    def settle(self) -> None:
-        """Fetch the values that still wait on a device, all at once."""
-        if not self._late:
-            return
-        late, self._late = self._late, []
-        values = torch.stack([tensor.reshape(()).double() for *_, tensor in late]).tolist()
-        for (series, index, _), value in zip(late, values, strict=True):
-            series[index] = value
+    def _settle(self) -> None:
+        """Sort what waits into its series. Done by `add` alone, in a commit: it could not be aborted and repeated."""
+        waiting, self._waiting = self._waiting, []
+        for name, late in _sorted(waiting).items():
+            iterations, values = self._series.setdefault(name, (array("q"), array("d")))
+            iterations.extend(late[0])
+            values.extend(late[1])
+
+    def _tail(self, name: str) -> tuple[list[int], list[float]]:
+        """What waits of a series. Reading changes nothing, so that a handler may be aborted in the middle of it."""
+        return _sorted(self._waiting).get(name, ([], []))
 
     def __getitem__(self, name: str) -> Series:
         """The series of that name, as copies.
@@ -84,36 +78,40 @@ class History:
         Raises:
             KeyError: There is none; the message lists those that there are.
         """
-        self.settle()
-        if name not in self._series:
-            raise KeyError(f"no figure named {name!r} in the history: there are {sorted(self._series)}")
-        iterations, values = self._series[name]
-        return Series(np.array(iterations, dtype=np.int64), np.array(values, dtype=np.float64))
+        if name not in self:
+            raise KeyError(f"no figure named {name!r} in the history: there are {sorted(self)}")
+        iterations, values = self._series.get(name, _NOTHING)
+        late = self._tail(name)
+        return Series(
+            np.concatenate((np.array(iterations, dtype=np.int64), np.array(late[0], dtype=np.int64))),
+            np.concatenate((np.array(values, dtype=np.float64), np.array(late[1], dtype=np.float64))),
+        )
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name!r}: {len(series[1])}" for name, series in self._series.items())
+        shown = ", ".join(f"{name!r}: {len(self[name].values)}" for name in self)
         return f"History({{{shown}}})"
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._series)
+        waiting = (prefix + name for _, figures, prefix in self._waiting for name in figures)
+        return iter(dict.fromkeys((*self._series, *waiting)))
 
     def __len__(self) -> int:
-        return len(self._series)
+        return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._series
+        return name in set(self)
 
     def last(self, name: str) -> float | None:
         """The newest value of a series, or None where there is none."""
-        self.settle()
-        return self._series[name][1][-1] if name in self._series else None
+        values = self._tail(name)[1] or self._series.get(name, _NOTHING)[1]
+        return values[-1] if values else None
 
     def mean_since(self, name: str, iteration: int) -> float:
         """The mean of a series over what came after a count of completed iterations; NaN where that is nothing."""
-        self.settle()
-        iterations, values = self._series.get(name, (array("q"), array("d")))
-        start = bisect_right(iterations, iteration)
-        return sum(values[start:]) / (len(values) - start) if start < len(values) else float("nan")
+        iterations, values = self._series.get(name, _NOTHING)
+        after = list(values[bisect_right(iterations, iteration) :])
+        after += [value for at, value in zip(*self._tail(name), strict=True) if at > iteration]
+        return sum(after) / len(after) if after else float("nan")
 
     def state_dict(self) -> dict[str, Any]:
         """All series as arrays."""
@@ -125,8 +123,29 @@ class History:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over saved series in place of the present ones."""
         check_version("History", state, VERSION)
-        self._late = []
+        self._waiting = []
         self._series = {
             name: (array("q", saved["iterations"].tolist()), array("d", saved["values"].tolist()))
             for name, saved in state["series"].items()
         }
+
+
+Waiting: TypeAlias = "list[tuple[int, Mapping[str, float | torch.Tensor], str]]"
+_NOTHING: tuple[array[int], array[float]] = (array("q"), array("d"))
+
+
+def _sorted(waiting: Waiting) -> dict[str, tuple[list[int], list[float]]]:
+    """What waits by the series' names; of each, values that are on a device are fetched all at once."""
+    found: dict[str, tuple[list[int], list[Any]]] = {}
+    for at, figures, prefix in waiting:
+        for name, value in figures.items():
+            iterations, values = found.setdefault(prefix + name, ([], []))
+            iterations.append(at)
+            values.append(value)
+    return {name: (iterations, _fetched(values)) for name, (iterations, values) in found.items()}
+
+
+def _fetched(values: list[Any]) -> list[float]:
+    if {float, int}.issuperset(map(type, values)):
+        return values
+    return torch.stack([torch.as_tensor(value).reshape(()).double() for value in values]).tolist()

