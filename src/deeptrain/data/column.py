@@ -7,6 +7,7 @@ whole; such sets are kept until the memory for them is used up.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from deeptrain.data.buffers import Buffers, fresh
 from deeptrain.data.errors import DataError
 from deeptrain.data.residents import Residents
+from deeptrain.data.slices import MOST_IN_SET, Slices
 from deeptrain.data.source import spell
 
 if TYPE_CHECKING:
@@ -73,11 +75,14 @@ class Column:
         )
         self._torch_dtype = torch.from_numpy(np.empty(0, self.dtype)).dtype
         self._starts = np.cumsum((0, *self.sizes), dtype=np.int64)
+        self._begins: list[int] = self._starts.tolist()
+        self._all = tuple(range(len(parts)))
         self._bytes = int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
         self._memory = memory
         self._pool = Buffers(most=memory)
         self._residents = Residents(memory)
         self._groups = Residents(most=memory, count=GROUPS)
+        self._slices = Slices(lambda which: self._read_whole((which,)), memory)
         self._small = self.rows * self._bytes <= few
 
     @property
@@ -94,33 +99,50 @@ class Column:
         """Keep these sets in memory from when they are first read on."""
         self._residents.keep({(which,) for which in sets})
 
-    def read_range(self, start: int, stop: int, take: Take = fresh) -> torch.Tensor:
+    def read_range(self, start: int, stop: int, take: Take = fresh, *, near: bool = False) -> torch.Tensor:
         """Read the rows `start` to `stop - 1` into one tensor; `start < stop`, within the table.
 
         Args:
             start: The first row.
             stop: One after the last.
             take: Gives the memory.
+            near: Whether the other rows of their sets will be asked for soon. Then a set is read whole, and the tensor
+                may be a piece of it.
         """
         if (everything := self._everything()) is not None:
             return everything[start:stop].clone()
+        which = bisect_right(self._begins, start) - 1
+        if near and stop <= self._begins[which + 1] and self._is_sliced(which, stop - start):
+            begin = self._begins[which]
+            return self._slices.give(which, start - begin, stop - begin)
         out = take((stop - start, *self.shape), self._torch_dtype)
         view = out.numpy()
         for which, low, high in self._runs(start, stop):
-            at = int(self._starts[which])
-            self._fill(view[low - start : high - start], which, low - at)
+            begin, piece = self._begins[which], view[low - start : high - start]
+            if near and self._is_sliced(which, stop - start):
+                piece[...] = self._slices.give(which, low - begin, high - begin).numpy()
+            else:
+                self._fill(piece, which, low - begin)
         return out
 
-    def read(self, rows: RowIds, take: Take = fresh, groups: Groups = ()) -> torch.Tensor:
+    def _is_sliced(self, which: int, rows: int) -> bool:
+        """Whether a batch of so many rows is cut from a set, which is cheaper than reading it by itself."""
+        size = self.sizes[which]
+        return rows < size and size * self._bytes <= MOST_IN_SET and not self._residents.is_kept((which,))
+
+    def read(
+        self, rows: RowIds, take: Take = fresh, groups: Groups = (), *, near: bool = False
+    ) -> torch.Tensor:
         """Read rows in the order given into one tensor.
 
         Args:
             rows: Row ids, at least one, int64 of shape `(n,)`.
             take: Gives the memory.
             groups: Sets, by their indices, that are to be read whole, a tuple for each group; they hold all the rows.
+            near: As for `read_range`.
         """
         if _is_run(rows):
-            return self.read_range(int(rows[0]), int(rows[-1]) + 1, take)
+            return self.read_range(int(rows[0]), int(rows[-1]) + 1, take, near=near)
         if (everything := self._everything()) is not None:
             return everything.index_select(0, torch.from_numpy(rows))
         out = take((len(rows), *self.shape), self._torch_dtype)
@@ -132,6 +154,7 @@ class Column:
         """Let go of files and of what was kept; the next read begins anew."""
         self._residents.clear()
         self._groups.clear()
+        self._slices.clear()
         self._pool.clear()
         for part in self.parts:
             part.close()
@@ -140,9 +163,9 @@ class Column:
 
     def _runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """Cut a range of rows where one set ends and the next begins: (set, first row, one after the last)."""
-        which = int(np.searchsorted(self._starts, start, side="right")) - 1
+        which = bisect_right(self._begins, start) - 1
         while start < stop:
-            end = min(stop, int(self._starts[which + 1]))
+            end = min(stop, self._begins[which + 1])
             if end > start:
                 yield which, start, end
             start, which = end, which + 1
@@ -182,9 +205,8 @@ class Column:
         """Give the whole of a small column; None where it is not small, or cannot be read whole."""
         if not self._small:
             return None
-        sets = tuple(range(len(self.sizes)))
         try:
-            return self._whole(sets)
+            return self._whole(self._all)
         except DataError:
             self._small = False  # the error is the bad set's, and belongs to the batches that need it
             return None

@@ -169,7 +169,13 @@ class Files:
         return self.read_stored(np.arange(start, stop), (start, stop), (), fresh)
 
     def read_stored(
-        self, rows: RowIds, span: tuple[int, int] | None, groups: tuple[tuple[int, ...], ...], take: Take
+        self,
+        rows: RowIds,
+        span: tuple[int, int] | None,
+        groups: tuple[tuple[int, ...], ...],
+        take: Take,
+        *,
+        near: bool = False,
     ) -> tuple[Any, ...]:
         """Read rows as `read` does, into lent memory; several threads may call it at once.
 
@@ -178,6 +184,7 @@ class Files:
             span: The first row and one after the last, where the rows follow each other and that is known.
             groups: Sets, by their indices, of which all rows will be asked for soon; they hold all these rows.
             take: Gives the memory for a tensor of some shape and dtype.
+            near: Whether the other rows of their sets will be asked for soon too; then sets are read whole.
 
         Raises:
             IndexError: A row id is out of range.
@@ -191,7 +198,9 @@ class Files:
         values: dict[str, torch.Tensor] = {}
         for key, column in self._columns.items():
             values[key] = (
-                column.read_range(*span, take) if span is not None else column.read(rows, take, groups)
+                column.read_range(*span, take, near=near)
+                if span is not None
+                else column.read(rows, take, groups, near=near)
             )
             if self._check_finite:
                 self._refuse_not_finite(key, values[key], rows)

@@ -343,7 +343,8 @@ class BatchLoader(CursorFeed):
             found = self._streaming.read_batch(self._seed(), Work.of(epoch, batch, rows))
         elif self._stored is not None:
             groups = self._plan.groups(epoch, batch)
-            found = self._stored.read_stored(rows, span, groups, self._buffers.take)
+            near = self._plan.keeps_sets_together
+            found = self._stored.read_stored(rows, span, groups, self._buffers.take, near=near)
         elif self._ranges is not None and span is not None:
             found = self._ranges.read_range(*span)
         else:

@@ -89,6 +89,11 @@ class Plan:
         return self._orders[0][1].seed
 
     @property
+    def keeps_sets_together(self) -> bool:
+        """Whether the batches of a set follow each other, or nearly so, and are not mixed with others' rows."""
+        return self._orders[0][1].shuffle in {None, "sets", "batches"}
+
+    @property
     def edited_epochs(self) -> set[int]:
         """The epochs in which edits were made."""
         return {placed.epoch for placed in self._placed}

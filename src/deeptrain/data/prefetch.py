@@ -90,8 +90,8 @@ class Prefetch:
         """Read a batch here and now, learn from it how many fit, and perhaps have those after it read."""
         self.clear()
         batch = self._timed(position.epoch, position.batch)
-        self._batch_bytes = max(1, nbytes(batch))
         if self._is_worth_it():
+            self._batch_bytes = max(1, nbytes(batch))
             self._submit(self._following(position))
             self._read_on()
         return batch

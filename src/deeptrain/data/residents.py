@@ -100,6 +100,15 @@ class Residents:
                 total, count = total - done[key], count - 1
                 del self._held[key]
 
+    def drop(self, key: Key) -> None:
+        """Let go of what is held under a key; one that is being read now stays until its readers have it."""
+        with self._lock:
+            held = self._held.get(key)
+            if held is not None and held.done():
+                del self._held[key]
+            if self._newest is not None and self._newest[0] == key:
+                self._newest = None
+
     def clear(self) -> None:
         """Let go of everything."""
         with self._lock:

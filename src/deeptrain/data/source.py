@@ -65,7 +65,13 @@ class StoredSource(Source, Protocol):
         """Bytes of one row of everything that is read."""
 
     def read_stored(
-        self, rows: RowIds, span: tuple[int, int] | None, groups: tuple[tuple[int, ...], ...], take: Take
+        self,
+        rows: RowIds,
+        span: tuple[int, int] | None,
+        groups: tuple[tuple[int, ...], ...],
+        take: Take,
+        *,
+        near: bool,
     ) -> tuple[Any, ...]:
         """Read rows as `read` does.
 
@@ -74,6 +80,7 @@ class StoredSource(Source, Protocol):
             span: The first row and one after the last, where the rows follow each other and that is known.
             groups: Sets, by their indices, of which all rows will be asked for soon; they hold all these rows.
             take: Gives the memory for a tensor of some shape and dtype.
+            near: Whether the other rows of their sets will be asked for soon too.
         """
 
     def keep(self, sets: Sequence[int]) -> None:
