@@ -43,8 +43,10 @@ class Cut(NamedTuple):
 
     def padded(self, batch: int) -> int:
         """Count the rows that are missing in a batch and are filled in."""
+        if self.last != "pad":
+            return 0
         start, stop = self.span(batch)
-        return self.size - (stop - start) if self.last == "pad" else 0
+        return self.size - (stop - start)
 
 
 class Blocks:

@@ -82,8 +82,10 @@ class Column:
         self._pool = Buffers(most=memory)
         self._residents = Residents(memory)
         self._groups = Residents(most=memory, count=GROUPS)
+        self._drawn: dict[tuple[int, ...], int] = {}
         self._slices = Slices(lambda which: self._read_whole((which,)), memory)
         self._small = self.rows * self._bytes <= few
+        self._kept_whole: torch.Tensor | None = None
 
     @property
     def row(self) -> str:
@@ -109,7 +111,8 @@ class Column:
             near: Whether the other rows of their sets will be asked for soon. Then a set is read whole, and the tensor
                 may be a piece of it.
         """
-        if (everything := self._everything()) is not None:
+        everything = self._kept_whole if self._kept_whole is not None else self._everything()
+        if everything is not None:
             return everything[start:stop].clone()
         which = bisect_right(self._begins, start) - 1
         if near and stop <= self._begins[which + 1] and self._is_sliced(which, stop - start):
@@ -152,8 +155,10 @@ class Column:
 
     def close(self) -> None:
         """Let go of files and of what was kept; the next read begins anew."""
+        self._kept_whole = None
         self._residents.clear()
         self._groups.clear()
+        self._drawn.clear()
         self._slices.clear()
         self._pool.clear()
         for part in self.parts:
@@ -206,10 +211,10 @@ class Column:
         if not self._small:
             return None
         try:
-            return self._whole(self._all)
+            self._kept_whole = self._whole(self._all)
         except DataError:
             self._small = False  # the error is the bad set's, and belongs to the batches that need it
-            return None
+        return self._kept_whole
 
     def _group(self, sets: tuple[int, ...]) -> torch.Tensor:
         """Give a group's values, one set after another; read once, and kept until others are asked for."""
@@ -241,10 +246,23 @@ class Column:
             local = rows + offsets[which]
             if len(groups) == 1:
                 torch.index_select(self._group(group), 0, torch.from_numpy(local), out=out)
+                self._let_go_once_drawn(group, len(local))
                 return True
             mine = np.flatnonzero(np.isin(which, group))
             out[torch.from_numpy(mine)] = self._group(group).index_select(0, torch.from_numpy(local[mine]))
+            self._let_go_once_drawn(group, len(mine))
         return True
+
+    def _let_go_once_drawn(self, group: tuple[int, ...], rows: int) -> None:
+        """Let a group go as soon as as many rows were drawn from it as it has, so that the next one takes its memory.
+
+        That is still in the processor's caches. Should one of the group's rows be wanted again, it is read again.
+        """
+        drawn = self._drawn.pop(group, 0) + rows
+        if drawn < sum(self.sizes[which] for which in group):
+            self._drawn[group] = drawn
+        else:
+            self._groups.drop(group)
 
     def _gather(self, view: Array, rows: RowIds) -> None:
         """Read rows from anywhere; each set is visited once, its rows in ascending order."""

@@ -109,6 +109,7 @@ class Files:
         casts = dict.fromkeys(places, stored) | {TARGETS: label_stored}
         self._columns = {key: Column(parts, dtype=casts.get(key)) for key, parts in made.parts.items()}
         self._sizes = self._columns[self._inputs[0]].sizes
+        self._rows = sum(self._sizes)
         self._starts = np.cumsum((0, *self._sizes[:-1]), dtype=np.int64)
         if self.skipped:
             warnings.warn(f"{self.path}: {_skipped_in_words(made)}", stacklevel=2)
@@ -121,7 +122,7 @@ class Files:
     @property
     def n_rows(self) -> int:
         """Rows of the sets in use."""
-        return sum(self._sizes)
+        return self._rows
 
     @property
     def set_names(self) -> tuple[str, ...]:
@@ -191,20 +192,19 @@ class Files:
             DataError: As in `read`.
         """
         low, high = (span[0], span[1] - 1) if span is not None else (int(rows.min()), int(rows.max()))
-        if not 0 <= low <= high < self.n_rows:
+        if not 0 <= low <= high < self._rows:
             raise IndexError(
-                f"{self.path}: no rows {low} to {high}; there are the rows 0 to {self.n_rows - 1}"
+                f"{self.path}: no rows {low} to {high}; there are the rows 0 to {self._rows - 1}"
             )
-        values: dict[str, torch.Tensor] = {}
-        for key, column in self._columns.items():
-            values[key] = (
-                column.read_range(*span, take, near=near)
-                if span is not None
-                else column.read(rows, take, groups, near=near)
-            )
-            if self._check_finite:
-                self._refuse_not_finite(key, values[key], rows)
-        inputs = self._nested([values[key] for key in self._inputs])
+        columns = self._columns.items()
+        if span is not None:
+            values = {key: column.read_range(low, high + 1, take, near=near) for key, column in columns}
+        else:
+            values = {key: column.read(rows, take, groups, near=near) for key, column in columns}
+        if self._check_finite:
+            for key, read in values.items():
+                self._refuse_not_finite(key, read, rows)
+        inputs = self._nested(values)
         targets = inputs if self._same else values.get(TARGETS)
         return (inputs, targets, values[CLASSES]) if CLASSES in values else (inputs, targets)
 
@@ -222,12 +222,12 @@ class Files:
         """Say where the first input's rows lie; see `shared_rows`."""
         return [extent(part) for part in self._columns[self._inputs[0]].parts]
 
-    def _nested(self, tensors: list[torch.Tensor]) -> Any:
+    def _nested(self, values: dict[str, torch.Tensor]) -> Any:
         if self._container is None:
-            return tensors[0]
+            return values[self._inputs[0]]
         if self._container is dict:
-            return {key.partition(".")[2]: tensor for key, tensor in zip(self._inputs, tensors, strict=True)}
-        return tuple(tensors)
+            return {key.partition(".")[2]: values[key] for key in self._inputs}
+        return tuple(values[key] for key in self._inputs)
 
     def _refuse_not_finite(self, key: str, values: torch.Tensor, rows: RowIds) -> None:
         if not (values.is_floating_point() or values.is_complex()):

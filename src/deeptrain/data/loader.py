@@ -330,38 +330,39 @@ class BatchLoader(CursorFeed):
 
     def _read(self, epoch: int, batch: int) -> Batch:
         if self._streaming is not None:
-            return self._made_of(self._running.take(Position(epoch, batch)), epoch, batch)
+            rows, padded = self._plan.rows(epoch, batch), self._plan.padded(epoch, batch)
+            return self._made_of(self._running.take(Position(epoch, batch)), epoch, batch, rows, padded)
         if self._ahead is not None:
             return self._ahead.get(epoch, batch)
         return self._read_alone(epoch, batch)
 
     def _read_alone(self, epoch: int, batch: int) -> Batch:
         """Read a batch here and now, whatever else is under way; any thread may."""
-        span = self._plan.span(epoch, batch)
+        span, padded = self._plan.place(epoch, batch)
         rows = self._plan.rows(epoch, batch) if span is None else np.arange(*span)
         if self._streaming is not None:
             found = self._streaming.read_batch(self._seed(), Work.of(epoch, batch, rows))
         elif self._stored is not None:
-            groups = self._plan.groups(epoch, batch)
+            groups = () if span is not None else self._plan.groups(epoch, batch)
             near = self._plan.keeps_sets_together
             found = self._stored.read_stored(rows, span, groups, self._buffers.take, near=near)
         elif self._ranges is not None and span is not None:
             found = self._ranges.read_range(*span)
         else:
             found = self.source.read(rows)
-        return self._made_of(found, epoch, batch, rows)
+        return self._made_of(found, epoch, batch, rows, padded)
 
-    def _made_of(self, found: Any, epoch: int, batch: int, rows: RowIds | None = None) -> Batch:
+    def _made_of(self, found: Any, epoch: int, batch: int, rows: RowIds, padded: int) -> Batch:
         inputs, targets, *classes = found
         return Batch(
             inputs,
             targets,
             epoch,
             batch,
-            self._plan.rows(epoch, batch) if rows is None else rows,
+            rows,
             self._table,
             class_labels=classes[0] if classes else None,
-            padded=self._plan.padded(epoch, batch),
+            padded=padded,
         )
 
     def _stream(self, position: Position) -> Closable:

@@ -128,7 +128,7 @@ class Order:
             IndexError: There is no such epoch or batch.
         """
         self.span(epoch, batch)
-        return self._cut.padded(batch)
+        return self._cut.padded(batch) if self.last == "pad" else 0
 
     def rows(self, epoch: int, batch: int) -> RowIds:
         """Give the row ids of a batch, in order: int64 of shape `(size,)`; a fresh array.
@@ -212,6 +212,11 @@ class Order:
     def sets_of(self, rows: RowIds) -> RowIds:
         """Give the index of each row's set."""
         return np.searchsorted(self._stops, rows, side="right")
+
+    @cached_property
+    def has_no_empty_sets(self) -> bool:
+        """Whether each set has a row."""
+        return bool((self.sizes > 0).all())
 
     @cached_property
     def kept_sets(self) -> npt.NDArray[np.bool_]:

@@ -156,11 +156,22 @@ class Plan:
         Raises:
             IndexError: There is no such batch.
         """
-        course = self._course(epoch, batch)
+        return self.place(epoch, batch)[0]
+
+    def place(self, epoch: int, batch: int) -> tuple[tuple[int, int] | None, int]:
+        """Give what `span` and `padded` give, at once.
+
+        Raises:
+            IndexError: There is no such batch.
+        """
+        course = self._course(epoch, batch) if self._courses else None
         if course is not None:
-            return course.span(batch)
+            return course.span(batch), course.padded(batch)
         order = self._order(epoch)
-        return None if order.padded(epoch, batch) else order.row_span(epoch, *order.span(epoch, batch))
+        positions, padded = order.span(epoch, batch), order.padded(epoch, batch)
+        if padded or order.shuffle is not None:
+            return None, padded
+        return order.row_span(epoch, *positions), 0
 
     def groups(self, epoch: int, batch: int) -> tuple[tuple[int, ...], ...]:
         """Give the groups of sets that a batch draws from, under `"samples"`, so that they can be read whole.
@@ -176,8 +187,10 @@ class Plan:
         order = self._order(epoch)
         if order.shuffle != "samples":
             return ()
-        rows = self.rows(epoch, batch)
-        wanted = self._orders[-1][1].kept_sets.copy()
+        rows, latest = self.rows(epoch, batch), self._orders[-1][1]
+        if not len(latest.excluded) and latest.has_no_empty_sets:  # mostly; then every set is wanted
+            return order.groups(epoch, rows)
+        wanted = latest.kept_sets.copy()
         wanted[order.sets_of(rows)] = True
         return tuple(tuple(which for which in group if wanted[which]) for group in order.groups(epoch, rows))
 
@@ -223,7 +236,10 @@ class Plan:
     __hash__ = None  # type: ignore[assignment]  # it is compared, and never a key
 
     def _order(self, epoch: int) -> Order:
-        return self._orders[bisect_right(self._orders, epoch, key=itemgetter(0)) - 1][1]
+        orders = self._orders
+        if len(orders) == 1:  # several times for each batch, and mostly there is no other
+            return orders[0][1]
+        return orders[bisect_right(orders, epoch, key=itemgetter(0)) - 1][1]
 
     def _course(self, epoch: int, batch: int) -> Course | None:
         course = self._courses.get(epoch)

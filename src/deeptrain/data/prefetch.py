@@ -65,8 +65,12 @@ class Prefetch:
         Raises:
             BaseException: Whatever reading it raised, with the traceback of the thread that read.
         """
-        self._between += (perf_counter() - self._left - self._between) / SMOOTH
+        # One long pause, as for a validation, says little: it counts for a doubling at most.
+        pause = min(perf_counter() - self._left, 2 * self._between + self._took)
+        self._between += (pause - self._between) / SMOOTH
         try:
+            if not self._jobs and not self._is_worth_it():
+                return self._timed(epoch, index)
             return self._give(Position(epoch, index))
         finally:
             self._left = perf_counter()

@@ -47,7 +47,8 @@ class Slices:
             whole = self._open.get((which,), lambda: self._begin(which))
             if self._take(which, whole, start, stop):
                 # `data` has a count of changes of its own: those of one batch are not those of its neighbours.
-                return aligned(whole.data[start:stop])
+                piece = whole.data[start:stop]
+                return piece if start == 0 else aligned(piece)
 
     def _begin(self, which: int) -> torch.Tensor:
         whole = self._read(which)
