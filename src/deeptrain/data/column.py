@@ -83,6 +83,7 @@ class Column:
         self._residents = Residents(memory)
         self._groups = Residents(most=memory, count=GROUPS)
         self._drawn: dict[tuple[int, ...], int] = {}
+        self._newest_offsets: dict[tuple[int, ...], RowIds] = {}
         self._slices = Slices(lambda which: self._read_whole((which,)), memory)
         self._small = self.rows * self._bytes <= few
         self._kept_whole: torch.Tensor | None = None
@@ -225,7 +226,7 @@ class Column:
         return self._residents.get(sets, lambda: self._read_whole(sets))
 
     def _read_whole(self, sets: tuple[int, ...]) -> torch.Tensor:
-        rows = sum(self.sizes[which] for which in sets)
+        rows = self._rows_of(sets)
         out = self._pool.take((rows, *self.shape), self._torch_dtype)
         view, at = out.numpy(), 0
         for which in sets:
@@ -236,14 +237,11 @@ class Column:
 
     def _pick_from_groups(self, out: torch.Tensor, rows: RowIds, groups: Groups) -> bool:
         """Pick rows from groups of sets that are in memory whole; False where they have no room there."""
-        if any(sum(self.sizes[s] for s in group) * self._bytes > self._memory // 3 for group in groups):
+        if any(self._rows_of(group) * self._bytes > self._memory // 3 for group in groups):
             return False
         which = np.searchsorted(self._starts, rows, side="right") - 1
         for group in groups:
-            sizes = np.array([self.sizes[s] for s in group])
-            offsets = np.zeros(len(self.sizes), np.int64)
-            offsets[list(group)] = np.cumsum(sizes) - sizes - self._starts[list(group)]
-            local = rows + offsets[which]
+            local = rows + self._offsets(group)[which]
             if len(groups) == 1:
                 torch.index_select(self._group(group), 0, torch.from_numpy(local), out=out)
                 self._let_go_once_drawn(group, len(local))
@@ -253,13 +251,26 @@ class Column:
             self._let_go_once_drawn(group, len(mine))
         return True
 
+    def _rows_of(self, sets: tuple[int, ...]) -> int:
+        return sum([self.sizes[which] for which in sets])
+
+    def _offsets(self, group: tuple[int, ...]) -> RowIds:
+        """What to add to a row of each set to have its place in the group's values."""
+        offsets = self._newest_offsets.get(group)
+        if offsets is None:
+            sizes, sets = np.array([self.sizes[which] for which in group]), list(group)
+            offsets = np.zeros(len(self.sizes), np.int64)
+            offsets[sets] = np.cumsum(sizes) - sizes - self._starts[sets]
+            self._newest_offsets = {group: offsets}
+        return offsets
+
     def _let_go_once_drawn(self, group: tuple[int, ...], rows: int) -> None:
         """Let a group go as soon as as many rows were drawn from it as it has, so that the next one takes its memory.
 
         That is still in the processor's caches. Should one of the group's rows be wanted again, it is read again.
         """
         drawn = self._drawn.pop(group, 0) + rows
-        if drawn < sum(self.sizes[which] for which in group):
+        if drawn < self._rows_of(group):
             self._drawn[group] = drawn
         else:
             self._groups.drop(group)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
@@ -99,6 +100,7 @@ class Order:
         )
         self._no_gaps = Gaps(self.excluded[:0], self.rows_total)
         self._cached_gaps: tuple[int, Gaps] | None = None
+        self._cached_groups: tuple[int, list[int], list[tuple[int, ...]]] | None = None
         self._blocks = Blocks()
 
     def _nothing(self) -> str:
@@ -208,6 +210,19 @@ class Order:
         return tuple(
             tuple(layout.sets[which * self.group : (which + 1) * self.group].tolist()) for which in groups
         )
+
+    def groups_between(self, epoch: int, start: int, stop: int) -> tuple[tuple[int, ...], ...]:
+        """Give the groups that the positions `start` to `stop - 1` lie in, under `"samples"` with no row excluded.
+
+        What `groups` gives for the rows there, without looking at each.
+        """
+        cached = self._cached_groups
+        if cached is None or cached[0] != epoch:
+            sets, starts = self._shuffling.layout(epoch).sets.tolist(), self._shuffling.group_starts(epoch)
+            every = [tuple(sets[at : at + self.group]) for at in range(0, len(sets), self.group)]
+            self._cached_groups = cached = (epoch, starts.tolist(), every)
+        _, begins, groups = cached
+        return tuple(groups[bisect_right(begins, start) - 1 : bisect_left(begins, stop)])
 
     def sets_of(self, rows: RowIds) -> RowIds:
         """Give the index of each row's set."""

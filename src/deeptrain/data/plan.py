@@ -187,9 +187,11 @@ class Plan:
         order = self._order(epoch)
         if order.shuffle != "samples":
             return ()
-        rows, latest = self.rows(epoch, batch), self._orders[-1][1]
-        if not len(latest.excluded) and latest.has_no_empty_sets:  # mostly; then every set is wanted
-            return order.groups(epoch, rows)
+        latest = self._orders[-1][1]
+        plain = epoch not in self._courses and not len(latest.excluded) and latest.has_no_empty_sets
+        if plain and not order.padded(epoch, batch):  # mostly; then every set is wanted
+            return order.groups_between(epoch, *order.span(epoch, batch))
+        rows = self.rows(epoch, batch)
         wanted = latest.kept_sets.copy()
         wanted[order.sets_of(rows)] = True
         return tuple(tuple(which for which in group if wanted[which]) for group in order.groups(epoch, rows))

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from deeptrain.data.batch import Batch
 
 JOB_BYTES = 1 << 20  # a job reads at least so much: handing one over costs some 50 us
-SLOW = 1e-3  # seconds for a batch, from which on threads are worth it however little the loop does meanwhile
+SLOW = 1e-3  # seconds for a batch, from which on threads are worth it however little the loop does meanwhile,
+MEMORY = 2e9  # unless so many bytes come in a second: that is a copy in memory, which threads only push out of caches
 NEAR = 1 << 23  # bytes read ahead of what is read fast: more would only push it out of the processor's caches
 MOST_IN_JOB = 32
 SMOOTH = 8
@@ -69,7 +70,7 @@ class Prefetch:
         pause = min(perf_counter() - self._left, 2 * self._between + self._took)
         self._between += (pause - self._between) / SMOOTH
         try:
-            if not self._jobs and not self._is_worth_it():
+            if self._batch_bytes and not self._jobs and not self._is_worth_it():
                 return self._timed(epoch, index)
             return self._give(Position(epoch, index))
         finally:
@@ -94,8 +95,8 @@ class Prefetch:
         """Read a batch here and now, learn from it how many fit, and perhaps have those after it read."""
         self.clear()
         batch = self._timed(position.epoch, position.batch)
+        self._batch_bytes = max(1, nbytes(batch))
         if self._is_worth_it():
-            self._batch_bytes = max(1, nbytes(batch))
             self._submit(self._following(position))
             self._read_on()
         return batch
@@ -106,13 +107,17 @@ class Prefetch:
         Reading is hidden behind what the loop does between two batches. Where that is less than a read takes, as in a
         loop that only looks at the data, and reads are fast, the loop is faster by itself.
         """
-        return self._took > SLOW or self._between > self._took
+        return self._is_slow() or self._between > self._took
+
+    def _is_slow(self) -> bool:
+        """Whether batches come from a disk, or are worked out, rather than out of memory."""
+        return self._took > SLOW and self._took * MEMORY > self._batch_bytes
 
     def _read_on(self) -> None:
         if not self._is_worth_it():
             return  # what is under way is used up, and then the loop reads by itself
         ahead = sum(job.count for job in self._jobs)
-        most = self._most if self._took > SLOW else min(self._most, NEAR)
+        most = self._most if self._is_slow() else min(self._most, NEAR)
         fit = min(most // self._batch_bytes, MOST_AHEAD)
         while ahead + self._in_one_job() <= fit:
             job = self._submit(self._following(self._jobs[-1].last))

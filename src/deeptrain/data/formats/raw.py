@@ -59,11 +59,15 @@ class OpenFile:
     """A file that is opened when it is first read; of those that were read, the newest `MOST_OPEN` stay open.
 
     A read names its place in the file, so threads and forked processes may read at once.
+
+    Args:
+        path: The file.
+        known: How many of its bytes were read already, such as a header.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, known: int = 0) -> None:
         self.path = path
-        self._done = 0  # bytes that were read
+        self._done = known  # bytes that were read
 
     def fill(self, out: Array, offset: int) -> None:
         """Fill a contiguous array with the file's bytes from an offset on.
@@ -194,7 +198,7 @@ class RawPart(Part):
         self.rows, self.shape = int(shape[0]), tuple(map(int, shape[1:]))
         self._stored, self.offset, self._fortran = stored, offset, fortran and len(shape) > 1
         self._row_bytes = nbytes(self.shape, stored)
-        self._file = OpenFile(path)
+        self._file = OpenFile(path, known=offset)
         size, needed = path.stat().st_size, offset + nbytes(shape, stored)
         if size < needed:
             raise DataError(
