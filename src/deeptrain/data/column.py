@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MEMORY = 1 << 30  # bytes of sets that are kept while the batches go through them
 FEW = 1 << 22  # bytes of a column, such as labels, that is read at once and kept
+LARGE = 1 << 12  # bytes of a row, from which on one copied by itself costs no more than picked with others
 GROUPS = 2  # groups of sets that are kept, as a batch may draw from two
 
 
@@ -150,7 +151,11 @@ class Column:
         if (everything := self._everything()) is not None:
             return everything.index_select(0, torch.from_numpy(rows))
         out = take((len(rows), *self.shape), self._torch_dtype)
-        if not groups or not self._pick_from_groups(out, rows, groups):
+        which = np.searchsorted(self._starts, rows, side="right") - 1
+        if not (
+            self._pick_from_groups(out, rows, which, groups)
+            or self._pick_from_standing(out.numpy(), rows, which)
+        ):
             self._gather(out.numpy(), rows)
         return out
 
@@ -235,11 +240,23 @@ class Column:
             at += size
         return out
 
-    def _pick_from_groups(self, out: torch.Tensor, rows: RowIds, groups: Groups) -> bool:
-        """Pick rows from groups of sets that are in memory whole; False where they have no room there."""
-        if any(self._rows_of(group) * self._bytes > self._memory // 3 for group in groups):
+    def _pick_from_standing(self, view: Array, rows: RowIds, which: RowIds) -> bool:
+        """Copy large rows one by one, where all their sets stand in memory as they are stored; False elsewhere."""
+        if self._casts or self._bytes < LARGE:
             return False
-        which = np.searchsorted(self._starts, rows, side="right") - 1
+        sets, standing = which.tolist(), {}
+        for each in set(sets):
+            standing[each] = values = self.parts[each].standing()
+            if values is None:
+                return False
+        for place, (each, row) in enumerate(zip(sets, (rows - self._starts[which]).tolist(), strict=True)):
+            view[place] = standing[each][row]
+        return True
+
+    def _pick_from_groups(self, out: torch.Tensor, rows: RowIds, which: RowIds, groups: Groups) -> bool:
+        """Pick rows from groups of sets that are in memory whole; False where there are none, or no room for them."""
+        if not groups or any(self._rows_of(group) * self._bytes > self._memory // 3 for group in groups):
+            return False
         for group in groups:
             local = rows + self._offsets(group)[which]
             if len(groups) == 1:

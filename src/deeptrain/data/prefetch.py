@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 JOB_BYTES = 1 << 20  # a job reads at least so much: handing one over costs some 50 us
 SLOW = 1e-3  # seconds for a batch, from which on threads are worth it however little the loop does meanwhile,
-MEMORY = 2e9  # unless so many bytes come in a second: that is a copy in memory, which threads only push out of caches
+MEMORY = 1e9  # unless so many bytes come in a second: that is a copy in memory, which threads only push out of caches
 NEAR = 1 << 23  # bytes read ahead of what is read fast: more would only push it out of the processor's caches
 MOST_IN_JOB = 32
 SMOOTH = 8

@@ -57,5 +57,9 @@ class Part(ABC):
         for place, row in zip(places.tolist(), rows.tolist(), strict=True):
             self.read_into(out[place : place + 1], row)
 
+    def standing(self) -> Array | None:
+        """Give all rows as they stand in memory, to be copied from at once; None where they are not there."""
+        return None
+
     def close(self) -> None:  # noqa: B027 - most hold nothing
         """Let go of files and maps; the next read opens them again."""
