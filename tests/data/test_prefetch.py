@@ -193,3 +193,44 @@ atexit.register(lambda: print(len(asked)))
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 10
+
+
+class Clock:
+    """A clock that stands still between what is told."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr("deeptrain.data.prefetch.perf_counter", lambda: self.now)
+
+
+def timed(clock, seconds, rows=1 << 16):
+    def read(epoch, index):
+        clock.now += seconds
+        return Batch(torch.zeros(rows), None, epoch, index, np.arange(rows))
+
+    return Prefetch(read, lambda _: 10**6, most=1 << 26, threads=1)
+
+
+def test_one_long_pause_does_not_start_threads(monkeypatch):
+    """A validation between two epochs says nothing about what the loop does between two batches."""
+    clock = Clock(monkeypatch)
+    ahead = timed(clock, seconds=100e-6)
+    for index in range(100):
+        clock.now += 1000.0 if index == 50 else 5e-6
+        ahead.get(0, index)
+        assert ahead._pool is None
+    for index in range(100, 120):  # a loop that works between its batches gets them from threads soon
+        clock.now += 1e-3
+        ahead.get(0, index)
+    assert ahead._pool is not None
+    ahead.close()
+
+
+@pytest.mark.parametrize(("seconds", "slow"), [(3e-3, False), (30e-3, True)])
+def test_a_large_batch_out_of_memory_is_not_taken_for_a_slow_disk(monkeypatch, seconds, slow):
+    clock = Clock(monkeypatch)
+    ahead = timed(clock, seconds, rows=1 << 20)  # 4 MB
+    for index in range(20):
+        ahead.get(0, index)
+    assert (ahead._pool is not None) == slow
+    ahead.close()

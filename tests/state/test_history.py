@@ -60,3 +60,20 @@ def test_state_and_back():
     np.testing.assert_array_equal(other["a"].values, [0.25, 0.5])
     with pytest.raises(ValueError, match="version 9"):
         other.load_state_dict({"version": 9})
+
+
+@pytest.mark.parametrize("device", ["cpu", "late"])
+def test_reading_changes_nothing_so_it_may_be_aborted_anywhere(device):
+    """A handler that reads the history can be aborted in the middle of it, and is called again."""
+    history = History()
+    for at in range(1, 9):
+        value = at / 2 if device == "cpu" else torch.tensor(at / 2)
+        history.add(at, {"loss": value}, "train.")
+    before = list(history._waiting), dict(history._series)
+    history["train.loss"], history.last("train.loss"), history.mean_since("train.loss", 3), repr(history)
+    history.state_dict(), list(history), len(history)
+    assert (history._waiting, history._series) == before
+    for at in range(9, 3 * LATE):
+        history.add(at, {"loss": at / 2}, "train.")
+    assert history["train.loss"].values.tolist() == [at / 2 for at in range(1, 3 * LATE)]
+    assert history.mean_since("train.loss", LATE) == sum(range(LATE + 1, 3 * LATE)) / 2 / (2 * LATE - 1)
