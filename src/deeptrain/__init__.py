@@ -11,45 +11,60 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deeptrain.callbacks.base import Callback, Event
-from deeptrain.callbacks.display import Display
 from deeptrain.checkpoint.codec import CodecError
 from deeptrain.checkpoint.files import CheckpointError
-from deeptrain.checkpoint.format import CorruptCheckpoint
 from deeptrain.checkpoint.settings import Checkpoints
-from deeptrain.checkpoint.weights import load_weights
 from deeptrain.control.interrupt import Interrupted
 from deeptrain.data.batch import Batch
 from deeptrain.data.errors import DataError
-from deeptrain.data.loader import BatchLoader
 from deeptrain.data.preprocess import Preprocessor
 from deeptrain.data.source import Arrays
-from deeptrain.evaluation.validation import Validation
 from deeptrain.later import later
-from deeptrain.run.fingerprint import FingerprintMismatch
-from deeptrain.run.run import TornStateError
 from deeptrain.state.cadence import At, Every
 from deeptrain.state.progress import Phase
 from deeptrain.state.reproducible import reproducible
 from deeptrain.state.tree import digest
 from deeptrain.step.base import Outcome, Step, Totals
-from deeptrain.step.stateful import Stateful, reset_states
-from deeptrain.step.supervised import SupervisedStep
-from deeptrain.trainer import Trainer
 
 if TYPE_CHECKING:
+    from deeptrain.callbacks.display import Display
+    from deeptrain.checkpoint.format import CorruptCheckpoint
+    from deeptrain.checkpoint.weight_files import save_weights
+    from deeptrain.checkpoint.weights import load_weights
     from deeptrain.data.augment import Augment
     from deeptrain.data.convert import convert
     from deeptrain.data.dataset import FromDataset
     from deeptrain.data.files import Files
+    from deeptrain.data.loader import BatchLoader
     from deeptrain.data.repeat import Repeat
     from deeptrain.data.series import Series, WithLengths, WithMask
     from deeptrain.data.windows import Windows
     from deeptrain.data.write import write_sets
+    from deeptrain.evaluation.validation import Validation
+    from deeptrain.run.fingerprint import FingerprintMismatch
     from deeptrain.run.reader import open_run
+    from deeptrain.run.replay import ReplayMismatch
+    from deeptrain.run.run import TornStateError
+    from deeptrain.step.stateful import Stateful, reset_states
+    from deeptrain.step.supervised import SupervisedStep
+    from deeptrain.trainer import Trainer
 
 # Imported when they are first asked for, so that `import deeptrain` costs little more than `import torch`.
 _LATER = {
+    "CorruptCheckpoint": "deeptrain.checkpoint.format",
+    "load_weights": "deeptrain.checkpoint.weights",
+    "BatchLoader": "deeptrain.data.loader",
+    "Validation": "deeptrain.evaluation.validation",
+    "FingerprintMismatch": "deeptrain.run.fingerprint",
+    "TornStateError": "deeptrain.run.run",
+    "SupervisedStep": "deeptrain.step.supervised",
+    "Trainer": "deeptrain.trainer",
+    "Display": "deeptrain.callbacks.display",
+    "Stateful": "deeptrain.step.stateful",
+    "reset_states": "deeptrain.step.stateful",
+    "ReplayMismatch": "deeptrain.run.replay",
     "open_run": "deeptrain.run.reader",
+    "save_weights": "deeptrain.checkpoint.weight_files",
     "Augment": "deeptrain.data.augment",
     "convert": "deeptrain.data.convert",
     "FromDataset": "deeptrain.data.dataset",
@@ -87,6 +102,7 @@ __all__ = [
     "Phase",
     "Preprocessor",
     "Repeat",
+    "ReplayMismatch",
     "Series",
     "Stateful",
     "Step",
@@ -104,6 +120,7 @@ __all__ = [
     "open_run",
     "reproducible",
     "reset_states",
+    "save_weights",
     "write_sets",
 ]
 

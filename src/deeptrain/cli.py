@@ -1,4 +1,4 @@
-"""The command line: `deeptrain demo | info | diff | prove | convert`."""
+"""The command line: `deeptrain demo | info | diff | prove | convert | verify`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deeptrain.checkpoint.verify_cli import add_verify
 from deeptrain.data.convert_cli import add_convert
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     prove.set_defaults(run=_prove)
     add_convert(commands)
+    add_verify(commands)
     return parser
 
 

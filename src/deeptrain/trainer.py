@@ -28,6 +28,7 @@ from deeptrain.callbacks.display import Display
 from deeptrain.checkpoint.settings import Checkpoints
 from deeptrain.checkpoint.snapshot import gather, restore
 from deeptrain.control.interrupt import Interrupts, end_by_signal_if_uncaught
+from deeptrain.control.verbs import SteeringVerbs
 from deeptrain.evaluation.judging import Judging
 from deeptrain.integrations.torch_loader import as_feed
 from deeptrain.introspect.info import Info
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from deeptrain.callbacks.base import Callback
+    from deeptrain.checkpoint.partial import Report
     from deeptrain.data.batch import Batch
     from deeptrain.data.loader import BatchLoader
     from deeptrain.evaluation.validation import Validation
@@ -64,7 +66,7 @@ _ENDS = {
 }
 
 
-class Trainer:
+class Trainer(SteeringVerbs):
     """Trains a step on data, and can be stopped, looked at, saved and continued at any moment.
 
     Args:
@@ -131,6 +133,7 @@ class Trainer:
         self.epochs = epochs
         self.config = dict(config or {})
         self.checkpoints = checkpoints or Checkpoints()
+        self.judging.refuse_unknown_best(self.checkpoints.best)
         self.handlers = Handlers(callbacks)
         self.display = verbosity if isinstance(verbosity, Display) else Display(verbosity)
         self.progress = Progress()
@@ -138,6 +141,7 @@ class Trainer:
         self._last: Any = None
 
         self.interrupts = Interrupts()
+        super().__init__()
         self._started = self._committing = False
         self._wake_at = 0.0
         self.handling: tuple[str, dict[str, Any], list[Any]] | None = None
@@ -150,6 +154,7 @@ class Trainer:
         self.settings: dict[str, Any] = plain(self._settings())
         self.run = Run.open(self, runs=runs, name=name, resume=resume)
         self.run.restore(self, str(resume))
+        self.steering.resume(self)
 
     def _begin_at_the_beginning(self) -> None:
         """A loader that another loop has used goes back; in the middle of an epoch that may not be what is meant."""
@@ -221,6 +226,12 @@ class Trainer:
 
     def _go(self, counter: str, goal: int, *, stop: bool = True) -> None:
         """Run until a counter has come to a count, or to the run's end."""
+        try:
+            self._run(counter, goal, stop=stop)
+        finally:
+            self.steering.settle(self)
+
+    def _run(self, counter: str, goal: int, *, stop: bool) -> None:
         with self.interrupts:
             try:
                 self._start()
@@ -269,6 +280,8 @@ class Trainer:
         """Go from one safe point to the next."""
         if self.interrupts.requested is not None:
             self._pause_as_asked()
+        if self.steering.waiting:
+            self.steering.take(self)
         if self.progress.pending:
             self._deliver(self.progress.pending[0])
         elif self.progress.train.epochs < self.epochs:
@@ -285,6 +298,8 @@ class Trainer:
     def _compute(self) -> tuple[Batch, Outcome, dict[str, Any], bool]:
         batch = self.train.fetch()
         outcome = self.learner.compute(batch)
+        if self.breaks.conditions:
+            self.breaks.look_at_gradients(self)
         ends_batch = self.train.preprocess is None or self.train.ends_batch(outcome)
         return batch, outcome, figures_of(outcome), ends_batch
 
@@ -331,11 +346,14 @@ class Trainer:
         now = monotonic()
         if now >= self._wake_at or moved is EPOCH_END:
             self._look_at_the_clock(now, epoch_ended=moved is EPOCH_END)
+        if self.breaks.conditions and (met := self.breaks.met(self, figures)) is not None:
+            self.interrupts.request(met)
 
     def _look_at_the_clock(self, now: float, *, epoch_ended: bool) -> None:
         """Do what goes by seconds: ask for a checkpoint, write the journal, print. None of it changes the training."""
         if now >= self.run.save_at and all(task.kind != "checkpoint" for task in self.progress.pending):
             self.progress.pending.append(Task("checkpoint"))
+        self.run.look_for_saved()
         self.run.write_journal(now)
         self.display.on_iteration(self, now, epoch_ended=epoch_ended)
         self._wake_at = min(self.run.due_at, self.display.due_at)
@@ -387,6 +405,8 @@ class Trainer:
             self._handle(task)
         elif task.kind == "validation":
             self.judging.advance(self)
+        elif task.kind == "finish":
+            self._finish_now(task)
         else:
             self._save_pending(task)
 
@@ -406,6 +426,7 @@ class Trainer:
 
         def undo(_: BaseException) -> None:
             self.handling = None
+            self.steering.forget_handler()
             self.rollback.restore()
             put_back_groups(self.learner.optimizers(), groups)
             self.train.back_to(order)
@@ -416,6 +437,7 @@ class Trainer:
         if in_validation:
             self.streams.restore(place)
         self.progress.pending.popleft()
+        self.steering.end_handler(self)
 
     # ------------------------------------------------------------------ saving, loading, looking
 
@@ -423,9 +445,22 @@ class Trainer:
         """Save with the task taken off the list, so that what is saved goes on behind it."""
         self.progress.pending.popleft()
         try:
-            self.run.save(self)
+            self.run.save(self, wait=False)
         except BaseException:
             self.progress.pending.appendleft(task)
+            raise
+
+    def _finish_now(self, task: Task) -> None:
+        """The run was asked to end here. With more epochs than it then had before it, it may be continued."""
+        self.progress.pending.popleft()
+        while task in self.progress.pending:  # it was asked for more than once
+            self.progress.pending.remove(task)
+        self.progress.stopped_short_of = self.epochs
+        try:
+            self._finish()
+        except BaseException:
+            self.progress.pending.appendleft(task)
+            self.progress.stopped_short_of = None
             raise
 
     def _finish(self) -> None:
@@ -439,26 +474,83 @@ class Trainer:
         self.run.look_for_suspects(self)
         self.display.on_done(self)
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(
+        self,
+        path: str | PathLike[str],
+        *,
+        only: str | Sequence[str] = (),
+        skip: str | Sequence[str] = (),
+    ) -> None:
         """Write a checkpoint of the present state to a directory that does not exist yet.
+
+        Args:
+            path: The directory.
+            only: What to save: paths of the state, as for `get`, each with all that is below it. Everything by default.
+            skip: What to leave out.
 
         Raises:
             TornStateError: The state is not whole.
-            FileExistsError: There is something at that path.
+            CheckpointError: There is something at that path, or it could not be written.
+            KeyError: A path matches nothing; the message names similar ones.
+
+        Example:
+            `trainer.save("here", skip=["optimizer.*"])`
         """
         self._refuse_torn()
         self.tell("save")
-        self.run.write(self, path)
+        self.run.write(self, path, only, skip)
 
-    def load(self, path: str | PathLike[str]) -> None:
-        """Go to the state of a checkpoint, or of a run's newest one.
+    def checkpoint(self, tag: str | None = None) -> None:
+        """Commit a checkpoint to the run now, and wait until it is on the disk.
+
+        Args:
+            tag: A name, such as "before surgery". A checkpoint that has one is kept for good.
+
+        Raises:
+            TornStateError: The state is not whole.
+            CheckpointError: It could not be written; those that there are stay as they are.
+            ValueError: There is no run that it could belong to.
+        """
+        self._refuse_torn()
+        if self.run.path is None:
+            raise ValueError(
+                "runs=None: there is no run to keep a checkpoint in; trainer.save(path) writes one anywhere"
+            )
+        self.run.save(self, tag=tag)
+
+    def load(
+        self,
+        path: str | PathLike[str],
+        *,
+        only: str | Sequence[str] = (),
+        skip: str | Sequence[str] = (),
+    ) -> Report | None:
+        """Go to the state of a checkpoint, or of a run's newest one, or take a part of it into the present state.
+
+        What is loaded becomes as it was saved, all else stays as it is. Where the counters are loaded the run goes
+        back or forth, and says so.
+
+        Args:
+            path: The directory of a checkpoint or a run.
+            only: What to load: paths of the state, as for `get`, each with all that is below it. Everything by default.
+            skip: What to leave as it is.
+
+        Returns:
+            What was loaded, kept and ignored; None where the whole state was loaded.
 
         Raises:
             CorruptCheckpoint: Its bytes are not those that were written.
             ValueError: It is of another model or of other data; the message names the paths.
+            KeyError: A path matches nothing; the message names similar ones.
+            TornStateError: A part was to be loaded into a state that is not whole.
+
+        Example:
+            `trainer.load("here", skip=["optimizer.param_groups.*.lr"])` keeps the present learning rate.
         """
-        self.load_state_dict(self.run.read(path))
-        self.run.on_load(self, path)
+        loaded = self.run.read_into(self, path, only, skip)
+        self.load_state_dict(loaded.state)
+        self.run.on_load(self, path, loaded)
+        return loaded.report
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the run goes on, as one tree. Tensors are the live ones, not copies.

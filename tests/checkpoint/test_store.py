@@ -14,6 +14,7 @@ import torch
 from deeptrain.checkpoint import files
 from deeptrain.checkpoint.codec import CodecError
 from deeptrain.checkpoint.format import CheckpointError, verify
+from deeptrain.checkpoint.keeping import Keeping
 from deeptrain.checkpoint.store import CheckpointStore
 from deeptrain.state.tree import digest
 
@@ -48,7 +49,7 @@ def test_commits_are_numbered_upward_and_the_newest_are_kept(store):
     made = fill(store, 5)
     assert [path.name for path in made] == ["000000", "000001", "000002", "000003", "000004"]
     assert names(store) == ["000003", "000004"]
-    assert entries(store.directory) == ["000003", "000004"]
+    assert entries(store.directory) == ["000003", "000004", "last.json"]
     newest = store.newest()
     assert (newest.path, newest.info, newest.passed_over) == (made[4], {"n": 4}, [])
     assert digest(newest.tree) == digest(tree(4))
@@ -60,7 +61,13 @@ def test_numbers_go_on_beyond_six_digits(store):
     store.commit(tree(0), {})
     (store.directory / "999999").mkdir()
     assert store.commit(tree(1), {}).name == "1000000"
-    assert names(store) == ["999999", "1000000"]
+    assert names(store) == [
+        "000000",
+        "999999",
+        "1000000",
+    ]  # two that can be read, and one that may have a tag
+    store.commit(tree(2), {})
+    assert names(store) == ["999999", "1000000", "1000001"]
 
 
 @pytest.mark.parametrize("keep", [0, -1, True, 1.5, None])
@@ -76,7 +83,7 @@ def test_making_a_store_and_reading_one_writes_nothing(store):
 
 
 def test_one_that_is_not_whole_is_passed_over_with_the_reason(store):
-    store.keep = 4
+    store.keeping = Keeping(keep=4)
     made = fill(store, 4)
     damage(made[3])
     (made[2] / "tensors.safetensors").unlink()
@@ -116,7 +123,7 @@ def test_leftovers_and_strangers_are_ignored_and_leftovers_removed_at_the_next_c
     assert names(store) == ["000000"]
     assert store.newest().info == {"n": 0}
     store.commit(tree(1), {})
-    assert entries(store.directory) == ["000000", "000001", "notes"]
+    assert entries(store.directory) == ["000000", "000001", "last.json", "notes"]
 
 
 def test_a_commit_that_fails_leaves_the_others_as_they_were(store, monkeypatch):
@@ -136,16 +143,16 @@ def test_a_commit_that_fails_leaves_the_others_as_they_were(store, monkeypatch):
 
 
 def test_older_ones_go_only_after_the_new_one_is_counted(store, monkeypatch):
-    store.keep = 1
+    store.keeping = Keeping(keep=1)
     (first,) = fill(store, 1)
     seen = []
-    rename = Path.rename
+    rename = os.rename
 
-    def watch(self, target):
-        seen.append((self.name[:6], sorted(names(store))))
-        return rename(self, target)
+    def watch(source, target, **more):
+        seen.append((Path(source).name[:6], sorted(names(store))))
+        return rename(source, target, **more)
 
-    monkeypatch.setattr(Path, "rename", watch)
+    monkeypatch.setattr(os, "rename", watch)
     second = store.commit(tree(1), {})
     assert seen == [(".tmp-0", ["000000"]), ("000000", ["000000", "000001"])]
     assert store.paths() == [second]
@@ -153,7 +160,7 @@ def test_older_ones_go_only_after_the_new_one_is_counted(store, monkeypatch):
 
 
 def test_one_that_is_removed_while_it_is_read_is_no_failure(store, monkeypatch):
-    store.keep = 1
+    store.keeping = Keeping(keep=1)
     fill(store, 1)
     paths, calls = CheckpointStore.paths, []
 

@@ -206,6 +206,8 @@ def small(request, monkeypatch, tmp_path):
     if request.param == "files":  # read ahead by threads, in an order that is edited
         more = {"files": recipes.write_files(tmp_path / "data"), "shuffle": "samples", "edits": tmp_path}
         more["scheduler"] = "multistep"
+        # Whether threads are worth it is a matter of time, and under a trace of another time: here they always read.
+        monkeypatch.setattr("deeptrain.data.prefetch.Prefetch._is_worth_it", lambda _: True)
     if request.param == "windows":
         more = {"preprocess": "windows"}
 

@@ -129,7 +129,7 @@ def test_another_model_is_refused_by_path(tmp_path, resume):
 
 def test_the_path_of_a_run_or_checkpoint_starts_a_child(tmp_path):
     parent = stopped(tmp_path, 5)
-    checkpoint = max((parent / "checkpoints").iterdir())
+    checkpoint = max((parent / "checkpoints").glob("[0-9]*"))
     for number, source in enumerate((parent, checkpoint), 2):
         with trainer(tmp_path, resume=source) as child:
             assert child.run.path.name == f"M{number}__r"
@@ -168,7 +168,7 @@ def test_a_second_trainer_of_this_process_takes_over(tmp_path):
 
 def test_a_broken_newest_checkpoint_is_passed_over_and_named(tmp_path, capsys):
     path = stopped(tmp_path, 5)
-    newest = max((path / "checkpoints").iterdir())
+    newest = max((path / "checkpoints").glob("[0-9]*"))
     tensors = newest / "tensors.safetensors"
     data = bytearray(tensors.read_bytes())
     data[-5] ^= 1

@@ -48,6 +48,7 @@ RECIPES = {
     "windows": {"scheduler": "onecycle", "preprocess": "windows"},
     "repeat": {"scheduler": "onecycle", "preprocess": "repeat"},
     "until": {"scheduler": "multistep", "preprocess": "until"},
+    "steered": {"scheduler": "multistep", "steered": True},
     "workers": {"scheduler": "onecycle", "feed": "torch", "workers": 2},
 }
 
@@ -64,6 +65,7 @@ def all_safe_points(recipe):
 CASES = [("onecycle", start, 4) for start in range(4)]
 CASES += [(name, 0, 6) for name in ("multistep", "plateau", "epochs", "torch_loader")]
 CASES += [("dataset", 0, 9), ("stateful", 0, 6), ("iterable", 0, 9), ("dataset_workers", 20, 40)]
+CASES += [("steered", 0, 6)]
 CASES += [("windows", 0, 3), ("repeat", 0, 6), ("until", 0, 6), ("workers", 20, 40)]
 
 

@@ -117,6 +117,21 @@ class Editor(dt.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Steerer(dt.Callback):
+    """Steers the run from its handlers: sets values, asks for validations and checkpoints."""
+
+    def on_train_batch_end(self, trainer, event):
+        if event.iteration == 3:
+            trainer.set("optimizer.param_groups.*.weight_decay", 0.25)
+        if event.iteration in {4, 10}:
+            trainer.request_validation()
+        if event.iteration == 8:
+            trainer.set("model.head*", 0.01)
+            trainer.request_checkpoint()
+        if event.iteration == 12:
+            trainer.set("callbacks.Jitter.drawn", [])
+
+
 def write_files(place, sizes=(7, 12, 9, 14, 8, 10)):
     """Numbered sets of the rows that the other recipes have in memory."""
     place.mkdir(parents=True)
@@ -223,13 +238,15 @@ def loaders(shuffle, feed, workers, files):
     return model, dt.BatchLoader(source, batch_size=BATCH, shuffle=shuffle, seed=5, last=last), val
 
 
-def _callbacks(edits):
-    return callbacks() if edits is None else [*callbacks(), Editor(edits)]
+def _callbacks(edits, steered):
+    more = [Editor(edits)] if edits is not None else [Steerer()] if steered else []
+    return [*callbacks(), *more]
 
 
 def trainer(
     scheduler="onecycle", *, shuffle="global", runs=None, name=None, epochs=EPOCHS, every=7, callbacks=None,
-    validate=True, feed=None, workers=0, checkpoints=None, verbosity=0, preprocess=None, files=None, edits=None, **more,
+    validate=True, feed=None, workers=0, checkpoints=None, verbosity=0, preprocess=None, files=None, edits=None,
+    steered=False, **more,
 ):  # fmt: skip
     """Make a trainer as a script would: streams seeded, then model, data, trainer."""
     dt.reproducible(seed=3)
@@ -255,7 +272,7 @@ def trainer(
         epochs=epochs,
         name=name,
         runs=runs,
-        callbacks=_callbacks(edits) if callbacks is None else callbacks,
+        callbacks=_callbacks(edits, steered) if callbacks is None else callbacks,
         checkpoints=checkpoints or dt.Checkpoints(every=dt.Every(batches=5)),
         verbosity=verbosity,
         **more,

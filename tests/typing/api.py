@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, TensorDataset
 
 import deeptrain as dt
+from deeptrain.checkpoint.partial import Report
 from deeptrain.introspect.info import Info
 
 
@@ -57,6 +58,10 @@ def script() -> None:
         callbacks=[Count()],
     )
     trainer.fit()
+    assert_type(trainer.load("here", only=["model.*"]), Report | None)
+    assert_type(trainer.set("optimizer.param_groups.*.weight_decay", 0.1), str)
+    trainer.checkpoint(tag="before surgery")
+    dt.save_weights(trainer, "weights.safetensors")
     trainer.fit(until=dt.At(epoch=2))
     trainer.step(1)
     for event in trainer:

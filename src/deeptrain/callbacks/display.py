@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from deeptrain.run.replay import Verdict
     from deeptrain.run.resume import Found
     from deeptrain.trainer import Trainer
 
@@ -97,6 +98,10 @@ class Display:
         again = replay_until - trainer.progress.train.iterations
         more = f"; {again} or more of them again" if again > 0 else ""
         self._say(f"{name}: continuing at {line}{more}")
+
+    def on_replay(self, verdict: Verdict) -> None:
+        """What was computed again was held against the journal."""
+        self._say(str(verdict))
 
     def on_iteration(self, trainer: Trainer, now: float, *, epoch_ended: bool) -> None:
         """An iteration was committed; called at the latest with the first one after `due_at`."""

@@ -11,14 +11,19 @@ import os
 import secrets
 import shutil
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from os import PathLike
 
 TEMPORARY = ".tmp-"
+_NEW = (
+    os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+)  # O_BINARY: Windows would change line ends
+_MOST = 1 << 26  # bytes in one call: macOS refuses 2 GiB and more
 _MARGIN = 1 << 20  # bytes beyond the files' own, for directories and the file system's records
 
 
@@ -60,16 +65,64 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def new_file(path: Path) -> Iterator[int]:
+    """A new file's descriptor, to write to; closed at the end of the block.
+
+    All of it goes through functions of `os` that are looked up when they are called, so that a test can make each fail.
+
+    Raises:
+        FileExistsError: It is there already.
+    """
+    descriptor = os.open(path, _NEW, 0o666)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
+    """Write bytes; a call that wrote a part of them is followed by one with the rest.
+
+    Raises:
+        OSError: They could not be written, or a call wrote nothing.
+    """
+    left = memoryview(data)
+    while left:
+        count = os.write(descriptor, left[:_MOST])
+        if count <= 0:
+            raise OSError(f"os.write wrote {count} of {len(left)} bytes, expected at least one")
+        left = left[count:]
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a new file and wait until it is on the disk.
 
     Raises:
         FileExistsError: It is there already.
     """
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        sync_descriptor(file.fileno())
+    with new_file(path) as descriptor:
+        write_all(descriptor, data)
+        sync_descriptor(descriptor)
+
+
+def drop_cache(path: Path) -> None:
+    """Have the system forget a file that is on the disk, so that the next reading asks the device for it.
+
+    What is then read back whole proves that the file system and the device return what was given to them, though the
+    device may return it from a cache of its own. Where the system has no such call (macOS, Windows), or does
+    not follow it (a file system in memory; pages that another process has mapped; some network and overlay file
+    systems), the reading proves less: that the bytes reached the system's memory under the right names, while
+    fsync's word is all there is for the disk.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with suppress(OSError):  # advice: what cannot be dropped is read from memory
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
 
 
 def temporary_beside(path: Path) -> Path:

@@ -6,36 +6,37 @@
         manifest.json          sizes and checksums of the two, and what the caller says of the checkpoint
 
 The files are written into a temporary sibling directory and fsynced, the manifest last; then the directory is
-renamed, its parent fsynced, and everything read back. Every bit of every file is under a checksum: state.json
-as a whole, the tensors file's header and each tensor, and the manifest by its first line.
+renamed, its parent fsynced, and everything read back, from the device itself where the system allows that (see
+`files.drop_cache`). Every bit of every file is under a checksum: state.json as a whole, the tensors file's header
+and each tensor, and the manifest by its first line.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deeptrain.checkpoint.codec import Encoded, encode
 from deeptrain.checkpoint.files import (
     CheckpointError,
+    drop_cache,
     make_directory,
     require_space,
     sync_directory,
-    sync_file,
     temporary_beside,
     write_bytes,
 )
 from deeptrain.checkpoint.manifest import MANIFEST, STATE, TENSORS, Manifest
 from deeptrain.checkpoint.reading import CorruptCheckpoint, Reader
+from deeptrain.checkpoint.staging import Content
+from deeptrain.checkpoint.tensors import write_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
 
-    import torch
+    from deeptrain.checkpoint.staging import Staged
 
 __all__ = [
     "CheckpointError",
@@ -44,9 +45,8 @@ __all__ = [
     "read_info",
     "verify",
     "write_checkpoint",
+    "write_staged",
 ]
-
-_HEADER = 256  # bytes that a tensor's entries take in the two headers, about
 
 
 def write_checkpoint(
@@ -65,18 +65,39 @@ def write_checkpoint(
         CheckpointError: It could not be written; the message names the path. Nothing is left behind.
     """
     path = Path(path)
-    encoded, about = encode(tree), encode(info)
-    if about.tensors:
-        raise CheckpointError(
-            f"{path}: the info holds tensors or arrays ({', '.join(about.tensors)}): numbers only"
-        )
-    state = json.dumps(encoded.json, allow_nan=False, separators=(",", ":")).encode()
-    tensors = _on_cpu(encoded)
-    with _one_step(path, size=_size(state, tensors)) as temporary:
-        _write_tensors(temporary / TENSORS, tensors)
-        write_bytes(temporary / STATE, state)
+    _write(path, Content.of(tree, info, f"{path}: "), sequence)
+
+
+def write_staged(path: str | PathLike[str], staged: Staged, *, sequence: int = 0) -> None:
+    """Write a checkpoint of a staged state, as `write_checkpoint` does of a live one; in any thread.
+
+    Args:
+        path: The directory to make.
+        staged: The state; the next one can be staged once this has returned.
+        sequence: Its place among the commits of a store.
+
+    Raises:
+        CheckpointError: It could not be written; the message names the path. Nothing is left behind.
+        RuntimeError: A later state was staged over this one.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from deeptrain.checkpoint.staging import Staging
+        >>> place = Path(mkdtemp(), "000000")
+        >>> write_staged(place, Staging().stage({"lr": 0.1}, {"iterations": 3}))
+        >>> read_checkpoint(place)
+        ({'lr': 0.1}, {'iterations': 3})
+    """
+    with staged.content() as content:
+        _write(Path(path), content, sequence)
+
+
+def _write(path: Path, content: Content, sequence: int) -> None:
+    with _one_step(path, content.size) as temporary:
+        written = write_tensors(temporary / TENSORS, content.tensors)
+        write_bytes(temporary / STATE, content.state)
         sync_directory(temporary)
-        manifest = Manifest.of(temporary / TENSORS, state, tensors, about.json, sequence)
+        manifest = Manifest.of(written, content.state, content.info, sequence)
         write_bytes(temporary / MANIFEST, manifest.text())
         sync_directory(temporary)
 
@@ -98,6 +119,8 @@ def _one_step(path: Path, size: int) -> Iterator[Path]:
         temporary.rename(path)
         made = path
         sync_directory(path.parent)
+        for name in (TENSORS, STATE, MANIFEST):
+            drop_cache(path / name)
         verify(path)
         whole = True
     except OSError as error:
@@ -105,33 +128,6 @@ def _one_step(path: Path, size: int) -> Iterator[Path]:
     finally:
         if not whole:
             shutil.rmtree(made, ignore_errors=True)
-
-
-def _on_cpu(encoded: Encoded) -> dict[str, torch.Tensor]:
-    """The tensors as safetensors wants them: contiguous, on the CPU, no two in one storage."""
-    ready: dict[str, torch.Tensor] = {}
-    storages = set()
-    for name, tensor in encoded.tensors.items():
-        here = tensor.cpu().contiguous()
-        storage = here.untyped_storage().data_ptr()
-        ready[name] = here.clone() if storage in storages else here
-        storages.add(ready[name].untyped_storage().data_ptr())
-    return ready
-
-
-def _size(state: bytes, tensors: dict[str, torch.Tensor]) -> int:
-    return len(state) + sum(t.nbytes + 2 * len(name) + _HEADER for name, t in tensors.items())
-
-
-def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    from safetensors import SafetensorError  # noqa: PLC0415 - for `import deeptrain` to cost little
-    from safetensors.torch import save_file  # noqa: PLC0415
-
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:  # also for a full disk
-        raise CheckpointError(f"{path}: the tensors could not be written: {error}") from error
-    sync_file(path)
 
 
 def verify(path: str | PathLike[str]) -> None:

@@ -9,14 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
-
-from deeptrain.state.leaves import tensor_bytes
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import torch
+from typing import Any, NamedTuple
 
 TENSORS = "tensors.safetensors"
 STATE = "state.json"
@@ -30,6 +23,21 @@ _CRC = 2**32
 
 class ManifestError(ValueError):
     """A manifest is not one that this version writes."""
+
+
+class Written(NamedTuple):
+    """What a tensors file has to be, as it was in memory while it was written.
+
+    Attributes:
+        size: Of the file.
+        header_size, header_crc: Of its header, with the bytes before it that hold the length.
+        tensors: The crc32 of each tensor's bytes, by name.
+    """
+
+    size: int
+    header_size: int
+    header_crc: int
+    tensors: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,22 +63,17 @@ class Manifest:
     tensors: dict[str, int]
 
     @classmethod
-    def of(
-        cls, file: Path, state: bytes, tensors: dict[str, torch.Tensor], info: Any, sequence: int
-    ) -> Manifest:
-        """The manifest of what was written. Tensors are summed in memory, so that a bad write shows."""
-        with file.open("rb") as opened:
-            length = opened.read(LENGTH)
-            header = length + opened.read(int.from_bytes(length, "little"))
+    def of(cls, written: Written, state: bytes, info: Any, sequence: int) -> Manifest:
+        """The manifest of what was written."""
         return cls(
             sequence=sequence,
             info=info,
             state_size=len(state),
             state_crc=zlib.crc32(state),
-            tensors_size=file.stat().st_size,
-            header_size=len(header),
-            header_crc=zlib.crc32(header),
-            tensors={name: zlib.crc32(tensor_bytes(tensor)) for name, tensor in tensors.items()},
+            tensors_size=written.size,
+            header_size=written.header_size,
+            header_crc=written.header_crc,
+            tensors=written.tensors,
         )
 
     def text(self) -> bytes:

@@ -16,19 +16,20 @@ VERSION = 1
 
 def gather(trainer: Trainer) -> dict[str, Any]:
     """Everything that decides how a run goes on. See `Trainer.state_dict`."""
-    callbacks, place = trainer.handlers.state_dict(), None
+    callbacks, place, progress = trainer.handlers.state_dict(), None, trainer.progress.state_dict()
     if trainer.handling is not None:
         # Inside a handler: the state in which it has not been called yet, so that it will be.
         name, callbacks[name], place = trainer.handling
     return {
         "version": VERSION,
         "seed": trainer.seed,
-        "progress": trainer.progress.state_dict(),
+        "progress": progress,
         **trainer.learner.state_dict(),
         "data": {"train": trainer.train.state_dict(), **trainer.judging.data_state()},
         "random": trainer.streams.state_dict(place),
         "history": trainer.history.state_dict(),
         "callbacks": callbacks,
+        "steering": trainer.steering.state_dict(),
     }
 
 
@@ -43,6 +44,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
     trainer.train.load_state_dict(state["data"]["train"])
     trainer.seed = state["seed"]
     trainer.judging.forget()
+    trainer.steering.load_state_dict(state["steering"])
     progress = _progress(trainer, state["progress"])
     # After all that may draw from them is built.
     trainer.streams.load_state_dict(state["random"])
@@ -62,6 +64,7 @@ def _progress(trainer: Trainer, state: dict[str, Any]) -> Progress:
     for task in progress.pending:
         if task.event is not None:
             task.event = Event.from_state(task.event, find)
-    if progress.phase is Phase.DONE and progress.train.epochs < trainer.epochs:
-        progress.phase = Phase.TRAIN  # more epochs were asked for
+    asked = progress.train.epochs if progress.stopped_short_of is None else progress.stopped_short_of
+    if progress.phase is Phase.DONE and asked < trainer.epochs:
+        progress.phase, progress.stopped_short_of = Phase.TRAIN, None  # more epochs were asked for
     return progress

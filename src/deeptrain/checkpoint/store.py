@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deeptrain.checkpoint.files import TEMPORARY, CheckpointError, temporary_beside
+from deeptrain.checkpoint.files import TEMPORARY, CheckpointError, sync_directory, temporary_beside
 from deeptrain.checkpoint.format import read_checkpoint, write_checkpoint
+from deeptrain.checkpoint.keeping import MODES, Choice, Facts, Keeping, choose, look
 from deeptrain.checkpoint.manifest import MANIFEST
+from deeptrain.checkpoint.pointers import move_pointers
 from deeptrain.checkpoint.reading import CorruptCheckpoint, Reader
+from deeptrain.state.cadence import Every
 
 if TYPE_CHECKING:
     from os import PathLike
 
 _DIGITS = 6
+_MAX_TAG = 100
+_ENTRY = {"seconds": "time"}  # what an info calls it; the counts go by their own names
 _NAME = re.compile(rf"[0-9]{{{_DIGITS},18}}")
 
 
@@ -35,26 +42,39 @@ class Newest(NamedTuple):
     passed_over: list[tuple[Path, str]]
 
 
+class Place(NamedTuple):
+    """Where the next checkpoint goes.
+
+    Attributes:
+        path: The directory to make.
+        sequence: Its place among the commits.
+    """
+
+    path: Path
+    sequence: int
+
+
 class CheckpointStore:
     """The checkpoints in a directory, named 000000, 000001, ... in the order of their commits.
 
-    One process writes (the run's lock sees to that); any number may read meanwhile.
+    One process writes (the run's lock sees to that), one checkpoint at a time; any number may read meanwhile.
+    Beside the checkpoints lie `last.json` and, where the best are kept, `best.json`. They say to people and tools
+    which checkpoint that is; nothing here ever reads them to decide what to load.
 
     Args:
         directory: Where; it is made at the first commit.
-        keep: How many of the newest stay. Older ones go only once a newer one is on the disk and verified.
+        keep: Which stay: how many of the newest, or all the rules. Others go only once a newer one is on the disk
+            and verified.
 
     Raises:
         ValueError: `keep` is below 1.
     """
 
-    def __init__(self, directory: str | PathLike[str], keep: int = 2) -> None:
-        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-            raise ValueError(
-                f"keep={keep!r}: expected how many checkpoints are kept, a whole number from 1 up"
-            )
+    def __init__(self, directory: str | PathLike[str], keep: int | Keeping = 2) -> None:
+        self.keeping = keep if isinstance(keep, Keeping) else Keeping(keep=keep)
         self.directory = Path(directory)
-        self.keep = keep
+        self._known: dict[str, Facts] = {}
+        self._is_over = False
 
     def paths(self) -> list[Path]:
         """The checkpoints that were committed, oldest first, whole or not."""
@@ -63,8 +83,16 @@ class CheckpointStore:
         found = [place for place in self.directory.iterdir() if _NAME.fullmatch(place.name)]
         return sorted(found, key=lambda place: int(place.name))
 
-    def commit(self, tree: Any, info: dict[str, Any]) -> Path:
+    def commit(self, tree: Any, info: dict[str, Any], *, tag: str | None = None) -> Path:
         """Write a checkpoint; once it is on the disk and verified, remove those that are not to be kept.
+
+        It is `about`, `prepare`, writing, and `finish`, which may be called one by one where the writing is
+        somebody else's.
+
+        Args:
+            tree: The state tree.
+            info: What the checkpoint is to say of itself, see `about`.
+            tag: A name. A checkpoint that has one is never removed.
 
         Returns:
             Its directory.
@@ -72,14 +100,90 @@ class CheckpointStore:
         Raises:
             CodecError, CheckpointError: It could not be written; those that were there are as they were.
         """
+        said = self.about(info, tag=tag)
+        place = self.prepare()
+        write_checkpoint(place.path, tree, said, sequence=place.sequence)
+        self.finish(place.path)
+        return place.path
+
+    def about(self, info: dict[str, Any], *, tag: str | None = None) -> dict[str, Any]:
+        """The info with the tag in it, after seeing that the rules can read it.
+
+        Args:
+            info: What the checkpoint is to say of itself. The rules look at "key", the key metric's value or None,
+                and then "mode", "max" or "min"; at "iterations", "batches", "updates" and "epochs", counts of what
+                is completed; and at "time", seconds since 1970.
+            tag: A name for it.
+
+        Raises:
+            CheckpointError: A rule cannot be followed by it; the message says what is missing.
+        """
+        key, mode, each = info.get("key"), info.get("mode"), self.keeping.each
+        if key is not None and (type(key) not in (int, float) or mode not in MODES):
+            raise CheckpointError(
+                f'{self.directory}: key={key!r}, mode={mode!r}: expected a number, and "max" or "min"'
+            )
+        needed = _ENTRY.get(each.unit, each.unit) if isinstance(each, Every) else None
+        if needed is not None and type(info.get(needed)) not in (int, float):
+            raise CheckpointError(f"{self.directory}: each={each}: the info has no number {needed!r}")
+        if tag is None:
+            return info
+        if not isinstance(tag, str) or not 0 < len(tag) <= _MAX_TAG or not tag.isprintable():
+            raise CheckpointError(
+                f"{self.directory}: tag={tag!r}: expected a name of 1 to {_MAX_TAG} printable characters"
+            )
+        return {**info, "tag": tag}
+
+    def prepare(self) -> Place:
+        """Say where the next checkpoint goes, and tidy up after a process that died. Not while one is written."""
         self._remove_leftovers()
         present = self.paths()
         sequence = int(present[-1].name) + 1 if present else 0
-        path = self.directory / f"{sequence:0{_DIGITS}d}"
-        write_checkpoint(path, tree, info, sequence=sequence)
-        for old in [*present, path][: -self.keep]:
-            _remove(old)
-        return path
+        return Place(self.directory / f"{sequence:0{_DIGITS}d}", sequence)
+
+    def finish(self, path: Path) -> None:
+        """Count a checkpoint that is on the disk and verified: move the pointers, then remove what is not to be kept.
+
+        Whatever fails here costs space or a pointer, never the checkpoint: it is said in a warning.
+
+        Args:
+            path: The checkpoint's directory, as `prepare` gave it.
+
+        Raises:
+            CheckpointError: It is not there. Then nothing is removed.
+        """
+        present = self.paths()
+        if path.name not in {place.name for place in present}:
+            raise CheckpointError(f"{path}: there is no such checkpoint: write it before it is counted")
+        self._known.pop(path.name, None)  # one of that name may have been there and been removed by hand
+        facts = [self._facts(place) for place in present]
+        choice = choose(facts, self.keeping)
+        problems = move_pointers(self.directory, facts, self.keeping.best)
+        self._remove([old.path for old in choice.go])
+        for problem in (*problems, *self._excess(choice)):
+            warnings.warn(problem, stacklevel=2)
+
+    def _facts(self, path: Path) -> Facts:
+        """What a checkpoint says of itself. It never changes; but a failure to read it may pass."""
+        known = self._known.get(path.name)
+        if known is None:
+            known = look(path)
+            if known.readable:
+                self._known[path.name] = known
+        return known
+
+    def _excess(self, choice: Choice) -> list[str]:
+        """Said once, and again after it was mended."""
+        was, self._is_over = self._is_over, choice.over > 0
+        if was or not self._is_over:
+            return []
+        most = choice.size - choice.over
+        problem = (
+            f"{self.directory}: the checkpoints take {choice.size / 1e6:,.1f} MB, Checkpoints(most_bytes=...) allows "
+            f"{most / 1e6:,.1f} MB: what is left are the newest, the best, those with a tag and those that cannot be "
+            "read: remove some by hand, keep fewer of the best, or allow more"
+        )
+        return [problem]
 
     def newest(self) -> Newest:
         """Read the checkpoint of the highest sequence that is whole.
@@ -107,22 +211,45 @@ class CheckpointStore:
     def _remove_leftovers(self) -> None:
         """Remove what a process that died left half written or half removed."""
         if self.directory.is_dir():
-            for place in self.directory.glob(f"{TEMPORARY}*"):
-                shutil.rmtree(place, ignore_errors=True)
+            _clear(self.directory, list(self.directory.glob(f"{TEMPORARY}*")))
+
+    def _remove(self, old: list[Path]) -> None:
+        """Remove checkpoints; their names go first, so that nothing half removed ever has one."""
+        gone = []
+        for path in old:
+            self._known.pop(path.name, None)
+            with suppress(OSError):  # it takes space and does no harm; the next commit tries again
+                gone.append(path.rename(temporary_beside(path)))
+        _clear(self.directory, gone)
 
 
 def _read(path: Path) -> tuple[Any, dict[str, Any]]:
-    sequence = Reader(path).manifest.sequence
-    if sequence != int(path.name):
-        raise CorruptCheckpoint(path, f"{MANIFEST}: its sequence is {sequence}, the directory was renamed")
+    check_sequence(path)
     return read_checkpoint(path)
 
 
-def _remove(path: Path) -> None:
-    """Remove a checkpoint; its name goes first, so that nothing half removed ever has it."""
-    gone = temporary_beside(path)
+def check_sequence(path: Path) -> None:
+    """See that a checkpoint of a store has the name that it was committed under.
+
+    Raises:
+        CorruptCheckpoint: It has another, or its manifest is not whole.
+    """
+    sequence = Reader(path).manifest.sequence
+    if sequence != int(path.name):
+        raise CorruptCheckpoint(path, f"{MANIFEST}: its sequence is {sequence}, the directory was renamed")
+
+
+def _clear(directory: Path, gone: list[Path]) -> None:
+    """Remove what has a temporary name, once no power failure can bring its old name back."""
+    if not gone:
+        return
     try:
-        path.rename(gone)
+        sync_directory(directory)
     except OSError:
-        return  # it takes space and does no harm; the next commit tries again
-    shutil.rmtree(gone, ignore_errors=True)
+        return  # the next commit tries again
+    for place in gone:
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                place.unlink()

@@ -69,6 +69,7 @@ class Interrupts:
         aborted: Whether an abort was raised and not yet answered; user code may have swallowed it.
         requested: Why a pause was asked for, or None.
         signal: The signal that asked for it, or None.
+        thread: The thread that the trainer runs in, or ran in last; at first the one that made it.
     """
 
     def __init__(self) -> None:
@@ -76,8 +77,14 @@ class Interrupts:
         self.aborted = False
         self.requested: str | None = None
         self.signal: int | None = None
+        self.thread = threading.get_ident()
         self._running = False
         self._previous: dict[int, Any] = {}
+
+    @property
+    def running(self) -> bool:
+        """Whether the trainer runs."""
+        return self._running
 
     def request(self, reason: str) -> bool:
         """Ask for a pause at the next safe point; from any thread.
@@ -98,6 +105,7 @@ class Interrupts:
             )
         self.requested = self.signal = None
         self.abortable = self.aborted = False
+        self.thread = threading.get_ident()
         if threading.current_thread() is not threading.main_thread():
             _say_once_no_signals()
             self._running = True

@@ -28,7 +28,7 @@ MEMORY = 1e9  # unless so many bytes come in a second: that is a copy in memory,
 NEAR = 1 << 23  # bytes read ahead of what is read fast: more would only push it out of the processor's caches
 MOST_IN_JOB = 32
 SMOOTH = 8
-MOST_AHEAD = 4096  # batches
+MOST_AHEAD = 256  # batches: of small ones more hides nothing more, and an edit throws them all away
 
 
 class Prefetch:

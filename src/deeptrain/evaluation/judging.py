@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from deeptrain.data.batch import Batch
     from deeptrain.data.feed import Feed
+    from deeptrain.state.history import History
     from deeptrain.trainer import Trainer
 
 T = TypeVar("T")
@@ -75,6 +76,36 @@ class Judging:
         if self.validation is None or self.feed is None:
             raise ValueError("this trainer has no validation: give it validation=dt.Validation(loader, ...)")
         return self.validation, self.feed
+
+    def best_by(self, history: History) -> dict[str, Any]:
+        """What checkpoints are compared by: the key metric's newest value, and which direction is better."""
+        if self.validation is None or self.validation.mode is None:
+            return {}
+        key = history.last(f"val.{self.validation.key_metric}")
+        return {} if key is None else {"key": key, "mode": self.validation.mode}
+
+    def refuse_unknown_best(self, best: int) -> None:
+        """See that it is known which checkpoints are the best, where some of them are to be kept.
+
+        Raises:
+            ValueError: It is not.
+        """
+        if best and (self.validation is None or self.validation.mode is None):
+            found = (
+                "no validation" if self.validation is None else f"key_metric={self.validation.key_metric!r}"
+            )
+            raise ValueError(
+                f"Checkpoints(best={best}): found {found} and no mode, so which are the best is not known: give "
+                'dt.Validation(..., key_metric=..., mode="max") or mode="min"'
+            )
+
+    def require(self) -> None:
+        """See that there is something to validate on.
+
+        Raises:
+            ValueError: There is not.
+        """
+        self._parts()
 
     def advance(self, trainer: Trainer) -> None:
         """Do the next piece of the pass under way: one batch, or the figures of the whole pass."""

@@ -8,7 +8,7 @@ that a process death cut short does exactly that: predictions are not saved, the
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -36,11 +36,12 @@ class Validation:
     Args:
         loader: The validation data; a `BatchLoader` or a torch `DataLoader`. Not the train loader.
         metrics: Functions of `(predictions, targets)` by name, each called once a pass on the whole pass.
-        key_metric: The figure that schedulers look at: "loss" or the name of a metric.
+        key_metric: The figure that schedulers and the best checkpoints go by: "loss" or the name of a metric.
+        mode: Whether the "max" or the "min" of the key metric is the best; of the loss it is the smallest.
         every: When to validate, by a count. By default after each epoch.
 
     Raises:
-        ValueError: `key_metric` is none of the metrics, or `every` goes by the clock.
+        ValueError: `key_metric` is none of the metrics, `mode` is neither, or `every` goes by the clock.
 
     Example:
         >>> loader = BatchLoader(Arrays(torch.rand(8, 2), torch.rand(8, 1)), batch_size=4)
@@ -54,6 +55,7 @@ class Validation:
         *,
         metrics: Mapping[str, Callable[[Any, Any], float | torch.Tensor]] | None = None,
         key_metric: str = "loss",
+        mode: Literal["max", "min"] | None = None,
         every: Every | None = None,
     ) -> None:
         if metrics is not None and not hasattr(metrics, "items"):
@@ -63,7 +65,12 @@ class Validation:
         self.loader = loader
         self.metrics = dict(metrics or {})
         self.key_metric = key_metric
+        self.mode = "min" if mode is None and key_metric == "loss" else mode
         self.every = every or Every(epochs=1)
+        if mode not in {None, "max", "min"}:
+            raise ValueError(
+                f'mode={mode!r}: expected "max" or "min", whichever of {key_metric!r} is the best'
+            )
         if key_metric not in {"loss", *self.metrics}:
             known = sorted({"loss", *self.metrics})
             raise ValueError(f"key_metric={key_metric!r} is none of this validation's figures {known}")

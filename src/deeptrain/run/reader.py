@@ -61,7 +61,11 @@ class RecordedRun:
         return "\n".join(lines)
 
     def journal(self) -> Iterator[dict[str, Any]]:
-        """Everything that happened, line by line."""
+        """Everything that happened, line by line.
+
+        The line of an iteration that was computed again after a crash, and came out the same, has "replayed": true;
+        a line of the kind "replay" says what came of such a comparison.
+        """
         return read_journal(self.path / "journal.jsonl")
 
 

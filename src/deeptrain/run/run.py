@@ -20,18 +20,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.checkpoint.files import CheckpointError, write_json
-from deeptrain.checkpoint.format import read_checkpoint, write_checkpoint
+from deeptrain.checkpoint.format import write_checkpoint
+from deeptrain.checkpoint.selecting import patterns, select
 from deeptrain.checkpoint.store import CheckpointStore
 from deeptrain.control.interrupt import Interrupted, is_interactive
-from deeptrain.control.journal import Journal, last_iteration
+from deeptrain.control.journal import Journal
 from deeptrain.run.fingerprint import Mismatch, compare
+from deeptrain.run.loading import Loaded, Place, merged, read_state, say
 from deeptrain.run.record import environment, write_start
+from deeptrain.run.replay import ReplayMismatch
+from deeptrain.run.replaying import Replaying
 from deeptrain.run.resume import Found, find, reconcile
+from deeptrain.run.saving import Saver
 from deeptrain.state import tree
 from deeptrain.state.progress import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from os import PathLike
 
     from deeptrain.data.batch import Batch
@@ -64,7 +69,9 @@ class Run:
         self.taken_over = False
         self._directory: RunDirectory | None = None
         self._store: CheckpointStore | None = None
+        self._saver: Saver | None = None
         self._journal: Journal | None = None
+        self._replay: Replaying | None = None
         self._found: Found | None = None
         self._environment: dict[str, Any] = {}
         # Held only while it has something to save: a run that is done must not keep its model alive.
@@ -112,7 +119,8 @@ class Run:
 
     def _open_files(self, trainer: Trainer) -> None:
         assert self.path is not None
-        self._store = CheckpointStore(self.path / "checkpoints", keep=trainer.checkpoints.keep)
+        self._store = CheckpointStore(self.path / "checkpoints", keep=trainer.checkpoints.keeping)
+        self._saver = Saver(self._store)
         self._journal = Journal(self.path / "journal.jsonl")
         if trainer.checkpoints.every.unit == "seconds":
             self._seconds = trainer.checkpoints.every.n
@@ -139,10 +147,16 @@ class Run:
             self._check_same(found.state, trainer, taken=resume == "take")
             finish()
             if found.parent is None:
-                self.replay_until = last_iteration(self.path / "journal.jsonl")
+                assert self._journal is not None
+                self._replay = Replaying(self._journal, after=trainer.progress.train.iterations)
+                self.replay_until = self._replay.until
                 self._saved = _position(trainer)
         self._environment = environment(trainer.learner.device)
-        trainer.display.on_environment(_differences(found, self._environment))
+        differences = _differences(found, self._environment)
+        trainer.display.on_environment(differences)
+        if self._replay is not None:
+            taken = resume == "take" and bool(compare(found.info["settings"], trainer.settings))
+            self._replay.prepare(differences, comparable=not taken)
         origin = {
             "parent": None if found.parent is None else str(found.parent),
             "passed_over": found.passed_over,
@@ -161,7 +175,8 @@ class Run:
         """
         present = trainer.state_dict()
         # More epochs may have been asked of a run that was done.
-        saved = {**saved, "progress": {**saved["progress"], "phase": trainer.progress.phase.value}}
+        renewed = {name: present["progress"][name] for name in ("phase", "stopped_short_of")}
+        saved = {**saved, "progress": {**saved["progress"], **renewed}}
         if taken:
             saved["data"] = present["data"] = {}
         if tree.digest(saved) == tree.digest(present):
@@ -187,30 +202,67 @@ class Run:
             from deeptrain.introspect.suspects import attributes  # noqa: PLC0415 - for proofs alone
 
             self._attributes = attributes(trainer)
+        if self._replay is not None:
+            self._replay.go_on()
         if self._store is None or self._saved is not None or self._store.paths():
             return
         self.save(trainer)
         self._check_same(self._store.newest()[1], trainer)
 
-    def save(self, trainer: Trainer) -> None:
-        """Commit a checkpoint of the present state."""
-        if self._store is None:
+    def save(self, trainer: Trainer, *, wait: bool = True, tag: str | None = None) -> None:
+        """Commit a checkpoint of the present state.
+
+        Args:
+            trainer: Whose state.
+            wait: Whether to return only once it is on the disk and verified; else it is written while training goes on,
+                and `look_for_saved` tells what became of it.
+            tag: A name for it; then it is kept for good.
+
+        Raises:
+            CheckpointError: It could not be written, or one before it.
+        """
+        if self._saver is None:
+            return
+        if not wait and self._saver.busy and trainer.checkpoints.when_busy == "skip":
+            self.save_at = time.monotonic() + self._seconds
+            self.journal("skipped", at=trainer.progress.train.iterations, what="checkpoint")
             return
         trainer.tell("save")
-        began = time.monotonic()
-        path = self._store.commit(trainer.state_dict(), self._info(trainer))
-        self._saved, ended = _position(trainer), time.monotonic()
-        self.save_at = ended + self._seconds
-        if trainer.progress.phase is Phase.DONE:
-            self._unsaved = None
-        seconds = round(ended - began, 4)
-        self.journal("checkpoint", at=trainer.progress.train.iterations, path=path.name, seconds=seconds)
+        self._settle_saver()
+        at, position = trainer.progress.train.iterations, _position(trainer)
+        self._saver.save(trainer.state_dict(), self._info(trainer), at=at, position=position, tag=tag)
+        self.save_at = time.monotonic() + self._seconds
+        if wait:
+            self._settle_saver()
+            if trainer.progress.phase is Phase.DONE:
+                self._unsaved = None
+
+    def _settle_saver(self) -> None:
+        """Wait until nothing is being written, and note what came of it."""
+        if self._saver is not None:
+            self._saver.wait()
+        self.look_for_saved()
+
+    def look_for_saved(self) -> None:
+        """Note the checkpoints that have come to the disk since the last look.
+
+        Raises:
+            CheckpointError: One could not be written; said once. The state in memory is as it was.
+        """
+        for saved in [] if self._saver is None else self._saver.take():
+            self._saved = saved.position
+            entry = {"path": saved.path.name, "stalled": saved.stalled, "seconds": saved.seconds}
+            self.journal("checkpoint", at=saved.at, **entry)
 
     def _info(self, trainer: Trainer) -> dict[str, Any]:
         progress = trainer.progress
         return {
             "iterations": progress.train.iterations,
+            "batches": progress.train.batches,
+            "updates": progress.train.updates,
             "epochs": progress.train.epochs,
+            "time": time.time(),
+            **trainer.judging.best_by(trainer.history),
             "phase": progress.phase.value,
             "settings": trainer.settings,
             "environment": self._environment or environment(trainer.learner.device),
@@ -221,6 +273,8 @@ class Run:
 
         A failure to save is said and does not hide what stopped the run.
         """
+        if self._process != os.getpid():
+            return  # a child that was forked off is no trainer
         with self._saying("on the way out"):
             self._note_the_end(trainer, error)
             if self._wants_saving(trainer, error):
@@ -241,25 +295,62 @@ class Run:
         """Whether the trainer has gone on since the newest checkpoint, and its state is whole."""
         return trainer.progress.torn is None and self._saved != _position(trainer)
 
-    def write(self, trainer: Trainer, path: str | PathLike[str]) -> None:
-        """Write a checkpoint to a path of the user's."""
-        write_checkpoint(Path(path), trainer.state_dict(), self._info(trainer))
+    def write(
+        self,
+        trainer: Trainer,
+        path: str | PathLike[str],
+        only: str | Sequence[str] = (),
+        skip: str | Sequence[str] = (),
+    ) -> None:
+        """Write a checkpoint to a path of the user's; one of a part of the state says so."""
+        state, info = trainer.state_dict(), self._info(trainer)
+        if only or skip:
+            state = select(state, only, skip)
+            info["partial"] = {"only": list(patterns("only", only)), "skip": list(patterns("skip", skip))}
+        write_checkpoint(Path(path), state, info)
 
     @staticmethod
     def read(path: str | PathLike[str]) -> dict[str, Any]:
         """The state of a checkpoint, or of a run's newest."""
-        path = Path(path)
-        state: dict[str, Any]
-        if (path / "checkpoints").is_dir():
-            state = CheckpointStore(path / "checkpoints").newest().tree
-        else:
-            state, _ = read_checkpoint(path)
+        state: dict[str, Any] = read_state(path).tree
         return state
 
-    def on_load(self, trainer: Trainer, path: str | PathLike[str]) -> None:
-        """The user went to another state: what comes now is no replay."""
+    @staticmethod
+    def read_into(
+        trainer: Trainer,
+        path: str | PathLike[str],
+        only: str | Sequence[str] = (),
+        skip: str | Sequence[str] = (),
+    ) -> Loaded:
+        """The state to go to: the saved one, or the present one with a part of the saved one in it.
+
+        Raises:
+            TornStateError: A part was to be put into a state that is not whole.
+        """
+        before, saved = Place.of(trainer), read_state(path)
+        for passed, why in saved.passed_over:
+            say(trainer, f"passed over a checkpoint that is not whole: {passed}: {why}")
+        if not (only or skip) and saved.info.get("partial") is None:
+            return Loaded(saved.tree, None, before)
+        if trainer.progress.torn is not None:
+            raise TornStateError(
+                f"{trainer.progress.torn}. A part of a state can only be loaded into one that is whole: load the whole of a "
+                "checkpoint first, with trainer.load(path)"
+            )
+        return Loaded(*merged(trainer, saved, only, skip), before)
+
+    def on_load(self, trainer: Trainer, path: str | PathLike[str], loaded: Loaded) -> None:
+        """The user went to another state: what comes now is no replay, and no checkpoint here holds it."""
         self.replay_until = 0
-        self.journal("load", at=trainer.progress.train.iterations, path=str(path))
+        with self._saying("in the background"):
+            self._settle_saver()
+        if self._saved is not None:
+            self._saved = "another state"
+        self.journal("load", at=trainer.progress.train.iterations, path=str(path), **loaded.entry())
+        if loaded.report is not None:
+            say(trainer, f"{path}: {loaded.report}")
+        if (moved := loaded.before.moved(Place.of(trainer))) is not None:
+            say(trainer, f"{path}: {moved}")
 
     # ------------------------------------------------------------------ the journal
 
@@ -284,14 +375,48 @@ class Run:
         return min(self.save_at, NEVER if self._journal is None else self._journal.flush_at)
 
     def on_iteration(self, trainer: Trainer, batch: Batch, figures: dict[str, Any]) -> None:
-        """Put an iteration's line down. Called outside the commit, because the disk may be full."""
-        if self._journal is not None:
+        """Put an iteration's line down. Called outside the commit, because the disk may be full.
+
+        Raises:
+            ReplayMismatch: It was computed before, came out otherwise, and the run is to stop then.
+        """
+        if self._replay is not None:
+            self._on_replayed(trainer, self._replay, batch, figures)
+        elif self._journal is not None:
             self._journal.iteration(trainer.progress.train.iterations, batch, figures)
         if self.proving:
             self.trace(trainer)
 
+    def _on_replayed(
+        self, trainer: Trainer, replay: Replaying, batch: Batch, figures: dict[str, Any]
+    ) -> None:
+        if self._journal is None:  # the trainer was closed
+            self._replay = None
+            return
+        if not self.replay_until:
+            replay.leave()
+        try:
+            replay.on_iteration(trainer, batch, figures)
+        except ReplayMismatch:
+            # What differs is not to become, unasked, the state that the next start goes on from.
+            with self._saying("in the background"):
+                self._settle_saver()
+            self._saved = _position(trainer)
+            raise
+        finally:
+            if replay.over:
+                self._replay = None
+
     def rest(self) -> None:
-        """The trainer stops running for now: what waits to be written is written."""
+        """The trainer stops running for now: what waits to be written is written.
+
+        Where an exception stops it in the middle of a replay, how far that came is said and written down; what is
+        left is compared when the run goes on, in this process or the next.
+        """
+        if self._saver is not None:
+            self._saver.wait()
+        if self._replay is not None:
+            self._replay.say_how_far(self._unsaved)
         if self._journal is not None:
             self._journal.flush()
 
@@ -331,13 +456,15 @@ class Run:
         """Save what was trained since the last checkpoint, and let go of the lock and the journal."""
         if self._directory is None or self.path is None:
             return
+        with self._saying("in the background"):
+            self._settle_saver()
         self._save_the_rest()
         if _held.get(self.path.resolve()) is self:
             del _held[self.path.resolve()]
         if self._journal is not None:
             self._journal.close()
         self._directory.release()
-        self._directory = self._store = self._journal = None
+        self._directory = self._store = self._saver = self._journal = self._replay = None
 
 
 @atexit.register
@@ -350,7 +477,8 @@ def _close_all() -> None:
 def _position(trainer: Trainer) -> object:
     progress = trainer.progress
     count = progress.validation
-    return progress.train.iterations, count.passes, count.batches, len(progress.pending), progress.phase
+    done = progress.train.iterations, count.passes, count.batches, len(progress.pending), progress.phase
+    return *done, trainer.steering.made
 
 
 def _differences(found: Found, present: dict[str, Any]) -> list[Mismatch]:

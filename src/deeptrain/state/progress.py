@@ -62,7 +62,7 @@ class Task:
         callback: The name of the callback whose handler is called.
     """
 
-    kind: Literal["handler", "validation", "checkpoint"]
+    kind: Literal["handler", "validation", "checkpoint", "finish"]
     event: Any = None
     callback: str = ""
 
@@ -76,6 +76,7 @@ class Progress:
         train: Completed training work.
         validation: Completed validation work.
         pending: What the last commits left to be done, in order; each is taken off once it is done.
+        stopped_short_of: How many epochs had been asked for when a request ended the run before them; None elsewhere.
         torn: Why the state is not whole, where an exception came out of the middle of a commit or a load.
     """
 
@@ -83,6 +84,7 @@ class Progress:
     train: TrainCount = field(default_factory=TrainCount)
     validation: ValidationCount = field(default_factory=ValidationCount)
     pending: deque[Task] = field(default_factory=deque)
+    stopped_short_of: int | None = None
     torn: str | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -93,6 +95,7 @@ class Progress:
             "train": asdict(self.train),
             "validation": asdict(self.validation),
             "pending": [_task_state(task) for task in self.pending],
+            "stopped_short_of": self.stopped_short_of,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -102,6 +105,7 @@ class Progress:
         self.train = TrainCount(**state["train"])
         self.validation = ValidationCount(**state["validation"])
         self.pending = deque(Task(**task) for task in state["pending"])
+        self.stopped_short_of = state["stopped_short_of"]
         self.torn = None
 
 

@@ -1,0 +1,201 @@
+"""How long training stands still for a checkpoint, and how long until it is durable.
+
+    python benchmarks/checkpoint.py [--megabytes 600] [--rounds 8] [--place DIRECTORY]
+
+A stack of linear layers and its Adam state. In each round every arm has one turn, in another order each time; a ratio is
+the median over rounds of the arm's time in that round over the baseline's. The first two rounds are not counted: standing
+memory is made in them. Still: a bare copy into standing buffers is the baseline of staging and handing over to the
+background writer, of `torch.save`, and of DCP's `async_save` (where it can be had). Durable: a plain write and fsync of as
+many bytes, from memory, and one reading back with the page cache dropped, is the baseline of a checkpoint that is
+committed and verified. What is written in the background is waited for outside the timing.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import random
+import shutil
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from deeptrain.checkpoint.background import Writer
+from deeptrain.checkpoint.codec import encode
+from deeptrain.checkpoint.format import write_staged
+from deeptrain.checkpoint.staging import Staging
+
+WIDTH, WARM = 1024, 2
+
+
+def make_state(megabytes):
+    """Model, gradients' first and second moments: three times four bytes for each parameter."""
+    count = max(1, round(megabytes * 1e6 / (12 * WIDTH * (WIDTH + 1))))
+    model = nn.Sequential(*[nn.Linear(WIDTH, WIDTH) for _ in range(count)])
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    return {"model": dict(model.state_dict()), "optimizer": optimizer.state_dict()}
+
+
+class Turn:
+    """Times one turn. What is needed before and after it is outside the timing."""
+
+    def __init__(self, place, state):
+        self.place, self.state = place, state
+        self.number = 0
+
+    def fresh(self):
+        self.number += 1
+        return self.place / f"{type(self).__name__}-{self.number}"
+
+    def remove(self, path):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        os.sync()  # or the next arm pays for this one's dirty pages
+
+
+class Copy(Turn):
+    def __init__(self, place, state):
+        super().__init__(place, state)
+        self.tensors = list(encode(state).tensors.values())
+        self.buffers = [torch.zeros_like(tensor) for tensor in self.tensors]
+
+    def __call__(self):
+        start = time.perf_counter()
+        torch._foreach_copy_(self.buffers, self.tensors)
+        return {"copy": time.perf_counter() - start}
+
+
+class DeepTrain(Turn):
+    def __init__(self, place, state):
+        super().__init__(place, state)
+        self.staging, self.writer = Staging(), Writer()
+
+    def __call__(self):
+        path = self.fresh()
+        start = time.perf_counter()
+        staged = self.staging.stage(self.state, {"iterations": self.number})
+        self.writer.submit(lambda: write_staged(path, staged))
+        still = time.perf_counter() - start
+        self.writer.wait()
+        durable = time.perf_counter() - start
+        self.writer.take()
+        self.remove(path)
+        return {"deeptrain": still, "deeptrain durable": durable}
+
+
+class TorchSave(Turn):
+    def __call__(self):
+        path = self.fresh()
+        start = time.perf_counter()
+        torch.save(self.state, path)
+        still = time.perf_counter() - start
+        self.remove(path)
+        return {"torch.save": still}
+
+
+class AsyncSave(Turn):
+    """DCP's, which needs a process group, of one process here."""
+
+    def __init__(self, place, state):
+        super().__init__(place, state)
+        import torch.distributed as dist
+        import torch.distributed.checkpoint as dcp
+
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", init_method=f"file://{place}/group", rank=0, world_size=1)
+        self.dcp = dcp
+
+    def __call__(self):
+        path = self.fresh()
+        start = time.perf_counter()
+        future = self.dcp.async_save(self.state, checkpoint_id=str(path))
+        still = time.perf_counter() - start
+        getattr(future, "upload_completion", future).result()
+        self.remove(path)
+        return {"DCP async_save": still}
+
+
+class Plain(Turn):
+    """One file from memory: written, fsynced, dropped from the page cache, and read back."""
+
+    def __init__(self, place, state):
+        super().__init__(place, state)
+        size = sum(tensor.nbytes for tensor in encode(state).tensors.values())
+        self.bytes = torch.ones(size, dtype=torch.uint8).numpy().data
+        self.back = torch.ones(1 << 22, dtype=torch.uint8).numpy().data
+
+    def __call__(self):
+        path = self.fresh()
+        start = time.perf_counter()
+        with path.open("xb", buffering=0) as file:
+            done = 0
+            while done < len(self.bytes):
+                done += file.write(
+                    self.bytes[done : done + (1 << 20)]
+                )  # calls of more may take thrice as long
+            os.fsync(file.fileno())
+        with path.open("rb", buffering=0) as file:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            while file.readinto(self.back):
+                pass
+        seconds = time.perf_counter() - start
+        self.remove(path)
+        return {"plain durable": seconds}
+
+
+def arms(place, state):
+    made = [arm(place, state) for arm in (Copy, DeepTrain, TorchSave, Plain)]
+    try:
+        made.append(AsyncSave(place, state))
+    except (ImportError, RuntimeError) as error:
+        print(f"without DCP: {error}")
+    return made
+
+
+def measure(turns, rounds):
+    times = {}
+    for number in range(rounds + WARM):
+        for turn in random.sample(turns, len(turns)):
+            for name, seconds in turn().items():
+                times.setdefault(name, []).append(seconds)
+        print(f"\rround {number + 1} of {rounds + WARM}", end="", flush=True)
+    print()
+    return {name: values[WARM:] for name, values in times.items()}
+
+
+def show(times, baseline, names):
+    for name in names:
+        if name in times:
+            ratio = statistics.median(a / b for a, b in zip(times[name], times[baseline], strict=True))
+            median, low, high = statistics.median(times[name]), min(times[name]), max(times[name])
+            print(f"{name:18} {median * 1e3:8.0f} ms ({low * 1e3:.0f} to {high * 1e3:.0f})   {ratio:6.2f}x")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--megabytes", type=float, default=600, help="of model and Adam state")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--place", type=Path, help="a directory on the disk to be measured")
+    given = parser.parse_args()
+    warnings.filterwarnings("ignore")  # DCP's, of its own process group
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory(dir=given.place, ignore_cleanup_errors=True) as place:
+        state = make_state(given.megabytes)
+        with contextlib.redirect_stderr(None):
+            times = measure(arms(Path(place), state), given.rounds)
+    print("\ntraining stands still (wanted: at most 1.5 times the copy)")
+    show(times, "copy", ["copy", "deeptrain", "DCP async_save", "torch.save"])
+    print("\nuntil it is durable and read back (wanted: at most 1.5 times the plain way)")
+    show(times, "plain durable", ["plain durable", "deeptrain durable"])
+
+
+if __name__ == "__main__":
+    main()

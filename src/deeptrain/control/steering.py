@@ -1,0 +1,301 @@
+"""`Steering`: what is asked of a run from outside its loop, each change made once and in the record.
+
+Where a call comes from decides how it comes back after a crash:
+
+    callback    made again by the handler, when the iterations are computed again; made when the handler has returned,
+                so that one which is aborted, or saved in its middle, has changed nothing
+    script      made again by the script; a call that the restored state has already is counted and does nothing
+    prompt      a person, or another thread: written to the journal before it is made, and made again from there
+
+Changes from other threads wait for the next safe point. Where a change was made is written as its place: the counts of
+iterations and of validation, and how much was pending. An untouched run comes through each place once.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from deeptrain.control.changes import as_plain, prepare
+from deeptrain.control.interrupt import is_interactive
+from deeptrain.control.journal import read_journal
+from deeptrain.state.progress import Phase, Task, check_version
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from deeptrain.trainer import Trainer
+
+VERSION = 1
+RECORDED = {"prompt"}  # origins that only the journal can bring back
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that is asked for.
+
+    Attributes:
+        verb: "set", "validate", "checkpoint" or "stop".
+        path: What to set.
+        value: To which value.
+    """
+
+    verb: str
+    path: str = ""
+    value: Any = None
+
+    def __str__(self) -> str:
+        return (
+            f"set({self.path!r}, {self.value!r})" if self.verb == "set" else f"request_{_NAMES[self.verb]}()"
+        )
+
+
+_NAMES = {"validate": "validation", "checkpoint": "checkpoint", "stop": "stop"}
+
+
+class Steering:
+    """What is asked of one trainer.
+
+    Attributes:
+        waiting: Whether something waits for a safe point.
+    """
+
+    def __init__(self) -> None:
+        self.waiting = False
+        self._asked: deque[tuple[Change, Future[str]]] = deque()
+        self._again: deque[dict[str, Any]] = deque()
+        self._of_handler: list[Change] = []
+        self._script, self._prompt = (
+            0,
+            list[int](),
+        )  # how many of a script's, and which of a person's, were made
+        self._next = 0  # number of a person's changes in the journal
+        self._resumed_at, self._to_pass = -1, 0
+        self._recorded: dict[int, tuple[str, str]] = {}
+        self._lock = threading.Lock()
+
+    # ------------------------------------------------------------------ the state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which changes the state has seen: how many of a script's, and a person's by their numbers."""
+        return {"version": VERSION, "script": self._script, "prompt": list(self._prompt)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over saved counts."""
+        check_version("Steering", state, VERSION)
+        self._script, self._prompt = int(state["script"]), [int(number) for number in state["prompt"]]
+        self._again.clear()
+        self.waiting = bool(self._asked)
+
+    @property
+    def made(self) -> tuple[int, int]:
+        """How many changes the state has seen: of the script, and of people."""
+        return self._script, len(self._prompt)
+
+    def resume(self, trainer: Trainer) -> None:
+        """After a run was found: what the script will ask for again, and what the journal has that the state has not."""
+        self._resumed_at, self._to_pass = trainer.progress.train.iterations, self._script
+        if trainer.run.path is None:
+            return
+        recorded: dict[int, dict[str, Any]] = {}
+        for entry in read_journal(trainer.run.path / "journal.jsonl"):
+            kind, origin = entry.get("kind"), entry.get("origin")
+            if kind == "load" and not entry.get("part"):
+                recorded.clear()  # what was changed before is in the state that was loaded, or was left behind
+            elif kind == "intervention" and origin == "script":
+                self._recorded[int(entry["number"])] = (str(entry["verb"]), str(entry["path"]))
+            elif kind == "intervention" and origin in RECORDED:
+                recorded[int(entry["number"])] = entry
+                self._next = max(self._next, int(entry["number"]) + 1)
+            elif kind == "rejected" and origin in RECORDED:
+                recorded.pop(int(entry["number"]), None)
+        again = [entry for number, entry in recorded.items() if number not in self._prompt]
+        self._again = deque(sorted(again, key=lambda entry: (entry["place"][0], entry["number"])))
+        self.waiting = bool(self._again)
+
+    # ------------------------------------------------------------------ asking
+
+    def ask(self, trainer: Trainer, change: Change) -> str:
+        """Make a change now where nothing runs or a handler asks; else at the next safe point.
+
+        Returns:
+            What became of it, in words.
+
+        Raises:
+            KeyError, ValueError, TypeError: It cannot be made, and nothing was changed.
+            RuntimeError: It was asked for in the middle of a computation.
+        """
+        foreign = threading.get_ident() != trainer.interrupts.thread
+        with self._lock:
+            future: Future[str] | None = None
+            if foreign and trainer.interrupts.running:
+                self._asked.append((change, future := Future()))
+                self.waiting = True
+        if future is not None:
+            return future.result()
+        if trainer.handling is not None:
+            return self._of_a_handler(trainer, change)
+        if trainer.interrupts.running:
+            raise RuntimeError(
+                f"trainer.{change} was called in the middle of a computation, which may be repeated: call it in a "
+                "callback's handler, between two fit(), or from another thread"
+            )
+        person = foreign or is_interactive()
+        if not person and change.verb != "checkpoint" and self._is_made_already(trainer, change):
+            return f"made before: the run that goes on here has it (trainer.{change})"
+        return self._make(trainer, change, "prompt" if person else "script")
+
+    def _of_a_handler(self, trainer: Trainer, change: Change) -> str:
+        self._verbs(trainer, change)  # what cannot be made is the handler's error
+        self._of_handler.append(change)
+        return "will be made when the handler has returned"
+
+    def _is_made_already(self, trainer: Trainer, change: Change) -> bool:
+        """Whether a script's call is one that the restored state has: the run has not moved since, and has so many.
+
+        Raises:
+            RuntimeError: The call of that number was another one.
+        """
+        if trainer.progress.train.iterations != self._resumed_at or not self._to_pass:
+            self._to_pass = 0
+            return False
+        number = self._script - self._to_pass
+        before = self._recorded.get(number, (change.verb, change.path))
+        if before != (change.verb, change.path):
+            raise RuntimeError(
+                f"the script's change number {number} was {Change(*before)} when the run came here, and is {change} now: "
+                'let the script make the same calls in the same order, or start anew with resume="new"'
+            )
+        self._to_pass -= 1
+        return True
+
+    # ------------------------------------------------------------------ making
+
+    def take(self, trainer: Trainer) -> None:
+        """Make what waits; called at a safe point. In the middle of a validation nothing is."""
+        if trainer.progress.phase is Phase.VALIDATE:
+            return
+        while self._again and self._again[0]["place"] == _place(trainer):
+            self._repeat(trainer, self._again.popleft())
+        while self._again and self._again[0]["place"][0] < trainer.progress.train.iterations:
+            self._pass_over(self._again.popleft())
+        self._answer(trainer)
+        self.waiting = bool(self._again or self._asked)
+
+    def _answer(self, trainer: Trainer) -> None:
+        while self._asked:
+            change, future = self._asked.popleft()
+            try:
+                future.set_result(self._make(trainer, change, "prompt"))
+            except Exception as error:  # noqa: BLE001 - it is the asker's, whatever it is
+                future.set_exception(error)
+
+    @staticmethod
+    def _pass_over(entry: dict[str, Any]) -> None:
+        change = Change(str(entry["verb"]), str(entry["path"]), entry["value"])
+        warnings.warn(
+            f"trainer.{change} was made at iteration {entry['at']} before the process died, and the run that goes on did not "
+            "come through that place again: it is not made, so the run is another one from there on",
+            stacklevel=4,
+        )
+
+    def settle(self, trainer: Trainer) -> None:
+        """The trainer has come to rest: what is recorded for this place is made, and nobody is left waiting."""
+        if self.waiting:
+            self.take(trainer)
+            self._answer(trainer)
+
+    def end_handler(self, trainer: Trainer) -> None:
+        """A handler has returned: make what it asked for."""
+        changes, self._of_handler = self._of_handler, []
+        for change in changes:
+            self._make(trainer, change, "callback")
+
+    def forget_handler(self) -> None:
+        """A handler did not come to its end: it asked for nothing."""
+        self._of_handler = []
+
+    def _repeat(self, trainer: Trainer, entry: dict[str, Any]) -> None:
+        """Make a change again that the journal has and the restored state has not."""
+        self._verbs(trainer, Change(str(entry["verb"]), str(entry["path"]), entry["value"]))()
+        self._prompt.append(int(entry["number"]))
+        trainer.run.note("again", at=trainer.progress.train.iterations, number=entry["number"])
+
+    def _make(self, trainer: Trainer, change: Change, origin: str) -> str:
+        make, at = self._verbs(trainer, change), trainer.progress.train.iterations
+        if change.verb == "checkpoint":  # which changes nothing of the training
+            make()
+            return f"made at iteration {at}"
+        number = self._record(trainer, change, origin)
+        try:
+            make()
+        except BaseException:
+            trainer.run.note("rejected", number=number, origin=origin)
+            raise
+        if trainer.progress.phase is Phase.DONE:
+            trainer.run.save(trainer)  # nothing else would
+        return f"made at iteration {at}"
+
+    def _record(self, trainer: Trainer, change: Change, origin: str) -> int | None:
+        """Write a change down before it is made, with its number among those of its origin."""
+        value = as_plain(change.value) if origin in RECORDED else _shown(change.value)
+        at, place = trainer.progress.train.iterations, _place(trainer)
+        entry = {
+            "at": at,
+            "place": place,
+            "origin": origin,
+            "verb": change.verb,
+            "path": change.path,
+            "value": value,
+        }
+        if origin == "callback":
+            trainer.run.note("intervention", **entry)
+            return None
+        number = self._next if origin == "prompt" else self._script
+        trainer.run.journal("intervention", number=number, **entry)
+        if origin == "prompt":
+            self._next = number + 1
+            self._prompt.append(number)
+        else:
+            self._script = number + 1
+        return number
+
+    @staticmethod
+    def _verbs(trainer: Trainer, change: Change) -> Callable[[], None]:
+        """See that a change can be made, and give what makes it."""
+        pending, phase = trainer.progress.pending, trainer.progress.phase
+        if phase is Phase.DONE and change.verb != "set":
+            raise ValueError(f"trainer.{change}: the run is done, and nothing follows")
+        if change.verb == "set" and phase is Phase.VALIDATE:
+            raise ValueError(
+                f"trainer.{change}: a validation is under way, which would be of two states: set it when it is through "
+                "(in on_val_end)"
+            )
+        if change.verb == "set":
+            return prepare(trainer, change.path, change.value)[1]
+        if change.verb == "validate":
+            trainer.judging.require()
+            return lambda: pending.append(Task("validation"))
+        if change.verb == "checkpoint":
+            return lambda: pending.append(Task("checkpoint"))
+        if change.verb == "stop":
+            return lambda: pending.append(Task("finish"))
+        raise ValueError(f"found the request {change.verb!r}, expected set, validate, checkpoint or stop")
+
+
+def _place(trainer: Trainer) -> list[int]:
+    """Where a run stands. Checkpoints that are pending do not count: they may come by the clock."""
+    progress = trainer.progress
+    pending = sum(task.kind != "checkpoint" for task in progress.pending)
+    return [progress.train.iterations, progress.validation.passes, progress.validation.batches, pending]
+
+
+def _shown(value: Any) -> Any:
+    try:
+        return as_plain(value)
+    except ValueError:
+        return f"{tuple(value.shape)} values"

@@ -1,0 +1,87 @@
+"""The trainer's verbs that steer: values set by path, requests, breakpoints. See `Steering` and `Breaks`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from deeptrain.control.breaks import Breaks
+from deeptrain.control.steering import Change, Steering
+
+if TYPE_CHECKING:
+    from deeptrain.trainer import Trainer
+
+
+class SteeringVerbs:
+    """The part of a `Trainer` by which it is steered.
+
+    Attributes:
+        steering: What is asked of the run.
+        breaks: Its breakpoints.
+    """
+
+    def __init__(self) -> None:
+        self.steering, self.breaks = Steering(), Breaks()
+
+    @property
+    def _trainer(self) -> Trainer:
+        return cast("Trainer", self)
+
+    def set(self, path: str, value: Any) -> str:
+        """Set a value of the state, such as a rate, a weight, or what a callback keeps. The change is part of the record.
+
+        In a callback's handler, between two `fit()`, at a prompt, or from another thread while the trainer runs (then it
+        waits for the next safe point). A script that is run again after a crash sets each value once.
+
+        Args:
+            path: A path of the state tree; with `*` in it, every value that matches.
+            value: Of the old value's type: a number for a number, numbers or a tensor for a tensor.
+
+        Returns:
+            What became of it, in words.
+
+        Raises:
+            KeyError: There is nothing at the path; the message names similar ones.
+            ValueError, TypeError: The value does not fit, or a scheduler owns what is there. Nothing was changed.
+
+        Example:
+            `trainer.set("optimizer.param_groups.*.weight_decay", 0.1)`
+        """
+        return self.steering.ask(self._trainer, Change("set", path, value))
+
+    def request_validation(self) -> str:
+        """Have a validation made and recorded, once what is pending is through; from where `set` may be called."""
+        return self.steering.ask(self._trainer, Change("validate"))
+
+    def request_checkpoint(self) -> str:
+        """Have a checkpoint saved, once what is pending is through."""
+        return self.steering.ask(self._trainer, Change("checkpoint"))
+
+    def request_stop(self) -> str:
+        """End the run here, once what is pending is through: `fit()` returns, and the run is done.
+
+        More epochs than were asked for now continue it.
+        """
+        return self.steering.ask(self._trainer, Change("stop"))
+
+    def request_pause(self, reason: str = "a pause was requested") -> bool:
+        """What `pause` does."""
+        return self._trainer.pause(reason)
+
+    def break_when(self, condition: str) -> str:
+        """Pause after the first iteration for which a condition holds; `fit()` or `step(1)` goes on from there.
+
+        Args:
+            condition: Of figures (`train.loss`, `val.accuracy`), values of the state by their paths (a tensor counts by
+                its norm), and gradients' norms (a parameter's path and `.grad`), with `< <= > >= == !=`, `and or not`,
+                `+ - * /` between spaces, `abs`, `isnan`, `isfinite`. Where a name has a `*`, any match will do.
+
+        Returns:
+            The condition as it was read; `trainer.breaks.remove(condition)` removes it.
+
+        Raises:
+            ValueError: It is no condition, with the place; KeyError where it names a path that there is not.
+
+        Example:
+            `trainer.break_when("train.loss > 10 or model.*.grad > 100")`
+        """
+        return str(self.breaks.add(self._trainer, condition))
