@@ -72,36 +72,36 @@ class Display:
     def on_run(self, found: Found, place: Path | None) -> None:
         """A run was found or made, in that directory."""
         for line in found.passed_over:
-            self._say(f"passed over a checkpoint that is not whole: {line}")
+            self.say(f"passed over a checkpoint that is not whole: {line}")
         if found.parent is not None:
-            self._say(f"{place}: a new run from {found.parent}")
+            self.say(f"{place}: a new run from {found.parent}")
         elif found.state is None:
-            self._say(f"{place}: a new run")
+            self.say(f"{place}: a new run")
         for path in found.unfinished[:1]:
-            self._say(f"{path} is unfinished; to go on from it: Trainer(..., resume={str(path)!r})")
+            self.say(f"{path} is unfinished; to go on from it: Trainer(..., resume={str(path)!r})")
 
     def on_environment(self, differences: Sequence[object]) -> None:
         """A run goes on in an environment; these values of it are others than they were."""
         if differences:
-            self._say(
+            self.say(
                 "the bits are not promised any more, only the order of samples: the environment is another"
             )
             for difference in differences:
-                self._say(f"  {difference}")
+                self.say(f"  {difference}")
 
     def on_restored(self, trainer: Trainer, replay_until: int) -> None:
         """A trainer stands where its run is to go on."""
         name, line = trainer.run.path.name if trainer.run.path else "", trainer.info().line
         if trainer.progress.phase is Phase.DONE:
-            self._say(f'{name}: {line}; nothing is left to train (more epochs, or resume="new", train on)')
+            self.say(f'{name}: {line}; nothing is left to train (more epochs, or resume="new", train on)')
             return
         again = replay_until - trainer.progress.train.iterations
         more = f"; {again} or more of them again" if again > 0 else ""
-        self._say(f"{name}: continuing at {line}{more}")
+        self.say(f"{name}: continuing at {line}{more}")
 
     def on_replay(self, verdict: Verdict) -> None:
         """What was computed again was held against the journal."""
-        self._say(str(verdict))
+        self.say(str(verdict))
 
     def on_iteration(self, trainer: Trainer, now: float, *, epoch_ended: bool) -> None:
         """An iteration was committed; called at the latest with the first one after `due_at`."""
@@ -111,13 +111,13 @@ class Display:
     def on_validation(self, trainer: Trainer, figures: dict[str, float]) -> None:
         """A validation pass was committed."""
         if self.verbosity:
-            self._say(f"{self._place(trainer)}  validation  {self._figures(figures)}")
+            self.say(f"{self._place(trainer)}  validation  {self._figures(figures)}")
 
     def on_done(self, trainer: Trainer) -> None:
         """The run is done."""
         if self.verbosity:
             where = f"; record in {trainer.run.path}" if trainer.run.path else ""
-            self._say(f"{trainer.info().line}{where}")
+            self.say(f"{trainer.info().line}{where}")
 
     def on_stop(self, trainer: Trainer) -> None:
         """The trainer stops running: leave the cursor on a line of its own."""
@@ -132,11 +132,11 @@ class Display:
             return
         line = self._batch_line(trainer, now)
         if self.verbosity > 1 or epoch_ended:
-            self._say(line)
+            self.say(line)
         elif self._is_terminal():
             self._draw(line)
         elif self._since is not None:
-            self._say(line)
+            self.say(line)
         self.due_at = now + self._pause()
         self._since = self._since or (now, trainer.progress.train.iterations)
 
@@ -186,7 +186,8 @@ class Display:
         out: Any = self._out()
         return bool(getattr(out, "isatty", bool)())
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Print a line, unless nothing is to be printed."""
         if self.verbosity:
             self._clear()
             self._write(line + "\n")

@@ -121,9 +121,9 @@ class _Merger:
     def node(self, path: str, a: Any, b: Any) -> Any:
         """What is to be at a path, of what is there and what was saved; either may be absent."""
         if b is ABSENT:
-            return self._unless_chosen(path, a)
+            return self._one_sided(path, a, saved=False)
         if a is ABSENT:
-            return self._if_chosen(path, b)
+            return self._one_sided(path, b, saved=True)
         kinds = type(a), type(b)
         if MAPPINGS.issuperset(kinds):
             return self._mapping(path, a, b)
@@ -191,25 +191,16 @@ class _Merger:
         self.report.kept.extend(below for below, _ in leaves(path, a))
         return a
 
-    def _unless_chosen(self, path: str, a: Any) -> Any:
-        """Something that the saved state does not have: gone where it is loaded, else kept."""
-        if type(a) in MAPPINGS and a:
-            rest = {key: self._unless_chosen(join(path, key), x) for key, x in a.items()}
+    def _one_sided(self, path: str, node: Any, *, saved: bool) -> Any:
+        """Something that only one state has: where it is chosen, it comes from the saved one and goes from the present."""
+        if type(node) in MAPPINGS and node:
+            rest = {key: self._one_sided(join(path, key), x, saved=saved) for key, x in node.items()}
             rest = {key: x for key, x in rest.items() if x is not ABSENT}
-            return type(a)(rest) if rest else ABSENT
-        gone = all_or_none(path, a, self._chosen)
-        (self.report.dropped if gone else self.report.kept).extend(below for below, _ in leaves(path, a))
-        return ABSENT if gone else a
-
-    def _if_chosen(self, path: str, b: Any) -> Any:
-        """Something that the present state does not have: taken where it is loaded."""
-        if type(b) in MAPPINGS and b:
-            found = {key: self._if_chosen(join(path, key), x) for key, x in b.items()}
-            found = {key: x for key, x in found.items() if x is not ABSENT}
-            return type(b)(found) if found else ABSENT
-        taken = all_or_none(path, b, self._chosen)
-        (self.report.loaded if taken else self.report.ignored).extend(below for below, _ in leaves(path, b))
-        return b if taken else ABSENT
+            return type(node)(rest) if rest else ABSENT
+        report, chosen = self.report, all_or_none(path, node, self._chosen)
+        told = (report.loaded, report.ignored) if saved else (report.dropped, report.kept)
+        told[0 if chosen else 1].extend(below for below, _ in leaves(path, node))
+        return node if chosen == saved else ABSENT
 
     # ------------------------------------------------------------------ what must hold
 

@@ -35,12 +35,12 @@ class Choice:
 
     def __call__(self, path: str) -> bool:
         """Whether what is at a path is chosen."""
-        above = {"", *accumulate(trees._parts(path), lambda a, b: f"{a}.{b}")}  # noqa: SLF001
+        above = {"", *accumulate(trees.components(path), lambda a, b: f"{a}.{b}")}
         return (self._all or not above.isdisjoint(self._only)) and above.isdisjoint(self._skip)
 
 
 def _covered(among: Sequence[Any], patterns: Sequence[str]) -> set[str]:
-    return {path for pattern in patterns for tree in among for path in trees._match(tree, pattern)}  # noqa: SLF001
+    return {path for pattern in patterns for tree in among for path in trees.matching(tree, pattern)}
 
 
 def patterns(name: str, given: str | Sequence[str]) -> tuple[str, ...]:
@@ -63,8 +63,8 @@ def require_matches(name: str, given: Sequence[str], among: Sequence[Any], where
         UnknownPathError: It matches nothing; the message names similar paths.
     """
     for pattern in given:
-        if not any(trees._match(tree, pattern) for tree in among):  # noqa: SLF001
-            near = trees._similar(among[0], pattern)  # noqa: SLF001
+        if not any(trees.matching(tree, pattern) for tree in among):
+            near = trees.similar(among[0], pattern)
             raise UnknownPathError(f"{name}=[{pattern!r}]: there is nothing at this in {where}{near}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from deeptrain.trainer import Trainer
 
 GRADIENT = ".grad"
-_STAR = re.compile(r"(?<!\\)\*")
 
 
 class Breaks:

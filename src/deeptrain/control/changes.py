@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from deeptrain.trainer import Trainer
 
 MOST_VALUES = 1 << 16  # of a tensor that is written to the journal
-_STAR = re.compile(r"(?<!\\)\*")
 _ELSEWHERE = {
     "progress": "counters say what was completed: trainer.load goes to another point",
     "data": "trainer.train.seek, skip, exclude, repeat and set_batch_size change the order",
@@ -29,7 +28,7 @@ _ELSEWHERE = {
 }
 
 
-def prepare(trainer: Trainer, path: str, value: Any) -> tuple[dict[str, Any], Callable[[], None]]:
+def prepare(trainer: Trainer, path: str, value: Any) -> Callable[[], None]:
     """See that a change can be made.
 
     Args:
@@ -38,7 +37,7 @@ def prepare(trainer: Trainer, path: str, value: Any) -> tuple[dict[str, Any], Ca
         value: The new value, of the old one's type: a number for a number, numbers for a tensor or a tuple.
 
     Returns:
-        The values that are there now, by path, and a function that makes the change.
+        A function that makes the change.
 
     Raises:
         KeyError: There is nothing at the path; the message names similar ones.
@@ -47,14 +46,19 @@ def prepare(trainer: Trainer, path: str, value: Any) -> tuple[dict[str, Any], Ca
     root = tree.split(path)[0] if path else ""
     if root in _ELSEWHERE:
         raise ValueError(f"{path} cannot be set: {_ELSEWHERE[root]}")
-    state = {**trainer.learner.state_dict(), "callbacks": trainer.handlers.state_dict()}
-    found = tree.get(state, path)
-    present = found if _STAR.search(path) and isinstance(found, dict) else {path: found}
+    state = _state(trainer)
+    present = tree.matching(state, path)
+    if not present:
+        raise tree.UnknownPathError(f"there is nothing at {path!r} in the state{tree.similar(state, path)}")
     new: dict[str, Any] = {}
     for place, old in present.items():
         _refuse_owned(trainer, place)
         new |= dict.fromkeys(_aliases(state, place, old), _of_the_kind(place, old, value))
-    return present, lambda: _put(trainer, state, new)
+    return lambda: _put(trainer, state, new)
+
+
+def _state(trainer: Trainer) -> dict[str, Any]:
+    return {**trainer.learner.state_dict(), "callbacks": trainer.handlers.state_dict()}
 
 
 def _refuse_owned(trainer: Trainer, path: str) -> None:
@@ -126,15 +130,13 @@ def _put(trainer: Trainer, state: dict[str, Any], new: dict[str, Any]) -> None:
     Raises:
         ValueError: A part did not take over what it was given; it has its old values again.
     """
-    before = tree.digest(state)
-    kept = _copied(state)
+    kept = copy.deepcopy(state)
     _load(trainer, _replaced("", state, new))
-    present = {**trainer.learner.state_dict(), "callbacks": trainer.handlers.state_dict()}
+    present = _state(trainer)
     refused = [path for path, value in new.items() if tree.diff(tree.get(present, path), value)]
     if refused:
         _load(trainer, kept)
-        after = {**trainer.learner.state_dict(), "callbacks": trainer.handlers.state_dict()}
-        assert tree.digest(after) == before
+        assert tree.digest(_state(trainer)) == tree.digest(kept)
         raise ValueError(
             f"{refused[0]} was set and is not what was given: the part that owns it works it out itself"
         )
@@ -145,28 +147,19 @@ def _load(trainer: Trainer, state: dict[str, Any]) -> None:
     trainer.handlers.load_state_dict(state["callbacks"])
 
 
-def _copied(node: Any) -> Any:
-    if isinstance(node, torch.Tensor | np.ndarray):
-        return node.detach().clone() if isinstance(node, torch.Tensor) else node.copy()
-    return _rebuilt(node, lambda _, child: _copied(child))
-
-
 def _replaced(path: str, node: Any, new: dict[str, Any]) -> Any:
     """The tree with other values at some paths; what lies beside them is the same object."""
     if path in new:
         return new[path]
-    return _rebuilt(node, lambda key, child: _replaced(tree.join(path, key), child, new))
-
-
-def _rebuilt(node: Any, make: Callable[[Any, Any], Any]) -> Any:
     kind = type(node)
     if kind not in CONTAINERS:
         return node
+    made = [(key, _replaced(tree.join(path, key), child, new)) for key, child in tree.children(node)]
     if kind not in MAPPINGS:
-        return kind(make(key, child) for key, child in tree.children(node))
+        return kind(child for _, child in made)
     rebuilt = node.copy()
-    for key, child in node.items():
-        rebuilt[key] = make(key, child)
+    for key, child in made:  # `update` of a Counter would count them
+        rebuilt[key] = child
     return rebuilt
 
 

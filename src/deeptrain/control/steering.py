@@ -17,21 +17,28 @@ import threading
 import warnings
 from collections import deque
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from deeptrain.control.changes import as_plain, prepare
 from deeptrain.control.interrupt import is_interactive
-from deeptrain.control.journal import read_journal
+from deeptrain.control.journal import is_news, read_backwards
 from deeptrain.state.progress import Phase, Task, check_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from deeptrain.trainer import Trainer
 
 VERSION = 1
 RECORDED = {"prompt"}  # origins that only the journal can bring back
+_TASKS: dict[str, Literal["validation", "checkpoint", "finish"]] = {
+    "validation": "validation",
+    "checkpoint": "checkpoint",
+    "stop": "finish",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,7 @@ class Change:
     """Something that is asked for.
 
     Attributes:
-        verb: "set", "validate", "checkpoint" or "stop".
+        verb: "set", "validation", "checkpoint" or "stop".
         path: What to set.
         value: To which value.
     """
@@ -49,12 +56,7 @@ class Change:
     value: Any = None
 
     def __str__(self) -> str:
-        return (
-            f"set({self.path!r}, {self.value!r})" if self.verb == "set" else f"request_{_NAMES[self.verb]}()"
-        )
-
-
-_NAMES = {"validate": "validation", "checkpoint": "checkpoint", "stop": "stop"}
+        return f"set({self.path!r}, {self.value!r})" if self.verb == "set" else f"request_{self.verb}()"
 
 
 class Steering:
@@ -69,51 +71,45 @@ class Steering:
         self._asked: deque[tuple[Change, Future[str]]] = deque()
         self._again: deque[dict[str, Any]] = deque()
         self._of_handler: list[Change] = []
-        self._script, self._prompt = (
-            0,
-            list[int](),
-        )  # how many of a script's, and which of a person's, were made
-        self._next = 0  # number of a person's changes in the journal
+        self._script: list[
+            list[str]
+        ] = []  # what a script's changes were that the state has seen: verb and path
+        self._prompt: list[int] = []  # which numbers a person's had
+        self._next = 0  # number of a person's next change in the journal
         self._resumed_at, self._to_pass = -1, 0
-        self._recorded: dict[int, tuple[str, str]] = {}
         self._lock = threading.Lock()
 
     # ------------------------------------------------------------------ the state
 
     def state_dict(self) -> dict[str, Any]:
-        """Which changes the state has seen: how many of a script's, and a person's by their numbers."""
-        return {"version": VERSION, "script": self._script, "prompt": list(self._prompt)}
+        """Which changes the state has seen: a script's by what they were, and a person's by their numbers."""
+        return {
+            "version": VERSION,
+            "script": [list(change) for change in self._script],
+            "prompt": list(self._prompt),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over saved counts."""
         check_version("Steering", state, VERSION)
-        self._script, self._prompt = int(state["script"]), [int(number) for number in state["prompt"]]
+        self._script = [list(change) for change in state["script"]]
+        self._prompt = list(state["prompt"])
         self._again.clear()
         self.waiting = bool(self._asked)
 
     @property
     def made(self) -> tuple[int, int]:
         """How many changes the state has seen: of the script, and of people."""
-        return self._script, len(self._prompt)
+        return len(self._script), len(self._prompt)
 
     def resume(self, trainer: Trainer) -> None:
         """After a run was found: what the script will ask for again, and what the journal has that the state has not."""
-        self._resumed_at, self._to_pass = trainer.progress.train.iterations, self._script
+        self._resumed_at, self._to_pass = trainer.progress.train.iterations, len(self._script)
         if trainer.run.path is None:
             return
-        recorded: dict[int, dict[str, Any]] = {}
-        for entry in read_journal(trainer.run.path / "journal.jsonl"):
-            kind, origin = entry.get("kind"), entry.get("origin")
-            if kind == "load" and not entry.get("part"):
-                recorded.clear()  # what was changed before is in the state that was loaded, or was left behind
-            elif kind == "intervention" and origin == "script":
-                self._recorded[int(entry["number"])] = (str(entry["verb"]), str(entry["path"]))
-            elif kind == "intervention" and origin in RECORDED:
-                recorded[int(entry["number"])] = entry
-                self._next = max(self._next, int(entry["number"]) + 1)
-            elif kind == "rejected" and origin in RECORDED:
-                recorded.pop(int(entry["number"]), None)
-        again = [entry for number, entry in recorded.items() if number not in self._prompt]
+        recorded = _recorded(trainer.run.path / "journal.jsonl", after=self._resumed_at)
+        self._next = max([-1, *self._prompt, *recorded]) + 1
+        again = [entry for number, entry in recorded.items() if entry and number not in self._prompt]
         self._again = deque(sorted(again, key=lambda entry: (entry["place"][0], entry["number"])))
         self.waiting = bool(self._again)
 
@@ -163,9 +159,9 @@ class Steering:
         if trainer.progress.train.iterations != self._resumed_at or not self._to_pass:
             self._to_pass = 0
             return False
-        number = self._script - self._to_pass
-        before = self._recorded.get(number, (change.verb, change.path))
-        if before != (change.verb, change.path):
+        number = len(self._script) - self._to_pass
+        before = self._script[number]
+        if before != [change.verb, change.path]:
             raise RuntimeError(
                 f"the script's change number {number} was {Change(*before)} when the run came here, and is {change} now: "
                 'let the script make the same calls in the same order, or start anew with resume="new"'
@@ -255,13 +251,13 @@ class Steering:
         if origin == "callback":
             trainer.run.note("intervention", **entry)
             return None
-        number = self._next if origin == "prompt" else self._script
+        number = self._next if origin == "prompt" else len(self._script)
         trainer.run.journal("intervention", number=number, **entry)
         if origin == "prompt":
             self._next = number + 1
             self._prompt.append(number)
         else:
-            self._script = number + 1
+            self._script.append([change.verb, change.path])
         return number
 
     @staticmethod
@@ -276,15 +272,33 @@ class Steering:
                 "(in on_val_end)"
             )
         if change.verb == "set":
-            return prepare(trainer, change.path, change.value)[1]
-        if change.verb == "validate":
+            return prepare(trainer, change.path, change.value)
+        if change.verb not in _TASKS:
+            raise ValueError(f"found the request {change.verb!r}, expected set, {', '.join(_TASKS)}")
+        if change.verb == "validation":
             trainer.judging.require()
-            return lambda: pending.append(Task("validation"))
-        if change.verb == "checkpoint":
-            return lambda: pending.append(Task("checkpoint"))
-        if change.verb == "stop":
-            return lambda: pending.append(Task("finish"))
-        raise ValueError(f"found the request {change.verb!r}, expected set, validate, checkpoint or stop")
+        return lambda: pending.append(Task(_TASKS[change.verb]))
+
+
+def _recorded(journal: Path, after: int) -> dict[int, dict[str, Any] | None]:
+    """A person's changes that a journal has since an iteration, by their numbers; None for one that was not made.
+
+    It is read from its end to that iteration's line, so that the cost does not grow with the run.
+    """
+    found: list[dict[str, Any]] = []
+    with closing(read_backwards(journal)) as entries:
+        for _, entry in entries:
+            if entry.get("origin") in RECORDED:
+                found.append(entry)
+            # What was changed before a load is in the state that was loaded, or was left behind.
+            elif (entry.get("kind") == "load" and not entry.get("part")) or (
+                is_news(entry) and int(entry["at"]) <= after
+            ):
+                break
+    recorded = {}
+    for entry in reversed(found):
+        recorded[int(entry["number"])] = entry if entry["kind"] == "intervention" else None
+    return recorded
 
 
 def _place(trainer: Trainer) -> list[int]:

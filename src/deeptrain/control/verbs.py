@@ -50,7 +50,7 @@ class SteeringVerbs:
 
     def request_validation(self) -> str:
         """Have a validation made and recorded, once what is pending is through; from where `set` may be called."""
-        return self.steering.ask(self._trainer, Change("validate"))
+        return self.steering.ask(self._trainer, Change("validation"))
 
     def request_checkpoint(self) -> str:
         """Have a checkpoint saved, once what is pending is through."""

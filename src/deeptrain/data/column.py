@@ -113,8 +113,7 @@ class Column:
             near: Whether the other rows of their sets will be asked for soon. Then a set is read whole, and the tensor
                 may be a piece of it.
         """
-        everything = self._kept_whole if self._kept_whole is not None else self._everything()
-        if everything is not None:
+        if (everything := self._everything()) is not None:
             return everything[start:stop].clone()
         which = bisect_right(self._begins, start) - 1
         if near and stop <= self._begins[which + 1] and self._is_sliced(which, stop - start):
@@ -214,12 +213,11 @@ class Column:
 
     def _everything(self) -> torch.Tensor | None:
         """Give the whole of a small column; None where it is not small, or cannot be read whole."""
-        if not self._small:
-            return None
-        try:
-            self._kept_whole = self._whole(self._all)
-        except DataError:
-            self._small = False  # the error is the bad set's, and belongs to the batches that need it
+        if self._kept_whole is None and self._small:
+            try:
+                self._kept_whole = self._whole(self._all)
+            except DataError:
+                self._small = False  # the error is the bad set's, and belongs to the batches that need it
         return self._kept_whole
 
     def _group(self, sets: tuple[int, ...]) -> torch.Tensor:

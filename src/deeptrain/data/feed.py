@@ -181,10 +181,7 @@ class CursorFeed(ABC):
         If somebody changed the held tensors in place, they are read again: each call gives the batch as it is stored.
         """
         if self.preprocess is None:
-            position, held = self._position, self._held
-            if held is not None and held.position is position and held.is_unchanged():
-                return held.batch
-            return self._read_and_hold(position)
+            return self._whole()
         position, held = self._position, self._piece
         if held is not None and held.position is position and held.is_unchanged():
             return held.batch
@@ -197,9 +194,6 @@ class CursorFeed(ABC):
         position, held = self._position, self._held
         if held is not None and held.position[:2] == position[:2] and held.is_unchanged():
             return held.batch
-        return self._read_and_hold(position)
-
-    def _read_and_hold(self, position: Position) -> Batch:
         batch = self._read(position.epoch, position.batch)
         self._held = _Held(position, batch, edits_of(batch))
         return batch

@@ -130,7 +130,7 @@ class Order:
             IndexError: There is no such epoch or batch.
         """
         self.span(epoch, batch)
-        return self._cut.padded(batch) if self.last == "pad" else 0
+        return self._cut.padded(batch)
 
     def rows(self, epoch: int, batch: int) -> RowIds:
         """Give the row ids of a batch, in order: int64 of shape `(size,)`; a fresh array.

@@ -133,4 +133,4 @@ def _require_averages(trainer: Trainer, state: dict[str, Any]) -> None:
 
 def say(trainer: Trainer, line: str) -> None:
     """Print one line where the trainer prints."""
-    trainer.display._say(line)  # noqa: SLF001 - the line is no event of the run, for which there would be a method
+    trainer.display.say(line)

@@ -75,7 +75,7 @@ class Replaying:
         if verdict.identical:
             self.over = True
             self._journal.add("replay", **verdict.entry())
-        elif getattr(trainer.checkpoints, "on_replay_mismatch", "warn") == "stop":
+        elif trainer.checkpoints.on_replay_mismatch == "stop":
             self._stop(verdict, batch, figures)
         else:
             self._warn(verdict, batch, figures)

@@ -64,10 +64,10 @@ def split(path: str) -> list[str]:
         >>> split("model.conv1\\.weight")
         ['model', 'conv1.weight']
     """
-    return [_unescape(part) for part in _parts(path)]
+    return [_unescape(part) for part in components(path)]
 
 
-def _parts(path: str) -> list[str]:
+def components(path: str) -> list[str]:
     """The components as written, with their escapes."""
     if not path:
         return []
@@ -163,9 +163,9 @@ def get(tree: Any, path: str) -> Any:
         found = [child for node in found for child in _child(node, key)]
     if found:
         return found[0]
-    matches = _match(tree, path) if "*" in path else {}
+    matches = matching(tree, path) if "*" in path else {}
     if not matches:
-        raise UnknownPathError(f"there is nothing at {path!r} in the state{_similar(tree, path)}")
+        raise UnknownPathError(f"there is nothing at {path!r} in the state{similar(tree, path)}")
     return matches
 
 
@@ -186,9 +186,10 @@ def _number(key: str) -> int | None:
     return int(key) if re.fullmatch(r"0|-?[1-9][0-9]{0,18}", key) else None
 
 
-def _match(tree: Any, pattern: str) -> dict[str, Any]:
+def matching(tree: Any, pattern: str) -> dict[str, Any]:
+    """Everything that a path with any number of `*` in it stands for, by path; nothing where that is nowhere."""
     found = [("", tree)]
-    for part in _parts(pattern):
+    for part in components(pattern):
         pieces = [re.escape(_unescape(piece)) for piece in re.split(r"(?<!\\)\*", part)]
         matches = re.compile(".*".join(pieces), re.DOTALL).fullmatch
         found = [
@@ -201,15 +202,16 @@ def _match(tree: Any, pattern: str) -> dict[str, Any]:
     return dict(found)
 
 
-def _similar(tree: Any, path: str) -> str:
+def similar(tree: Any, path: str) -> str:
+    """The end of a message about a path that is not there: which ones are near it."""
     known: dict[str, None] = {}
     for place, _ in walk(tree):
-        parts = _parts(place)
-        known.update(dict.fromkeys(".".join(parts[:n]) for n in range(1, len(parts) + 1)))
+        keys = components(place)
+        known.update(dict.fromkeys(".".join(keys[:n]) for n in range(1, len(keys) + 1)))
     near = difflib.get_close_matches(path, known, n=_NEAR, cutoff=0.5)
     if near:
         return f"; near it there are {', '.join(near)}"
-    return f"; its first level is {', '.join(name for name in known if len(_parts(name)) == 1)}"
+    return f"; its first level is {', '.join(name for name in known if len(components(name)) == 1)}"
 
 
 # ---------------------------------------------------------------------- comparing
