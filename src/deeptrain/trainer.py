@@ -33,8 +33,8 @@ from deeptrain.evaluation.judging import Judging
 from deeptrain.integrations.torch_loader import as_feed
 from deeptrain.introspect.info import Info
 from deeptrain.run.record import plain
-from deeptrain.run.run import Run, TornStateError
-from deeptrain.state import tree
+from deeptrain.run.run import Run
+from deeptrain.run.verbs import SavingVerbs
 from deeptrain.state.cadence import BATCH_END, EPOCH_END, PIECE, At, Due, Every
 from deeptrain.state.history import History
 from deeptrain.state.progress import Phase, Progress, Task
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from deeptrain.callbacks.base import Callback
-    from deeptrain.checkpoint.partial import Report
     from deeptrain.data.batch import Batch
     from deeptrain.data.loader import BatchLoader
     from deeptrain.evaluation.validation import Validation
@@ -66,7 +65,7 @@ _ENDS = {
 }
 
 
-class Trainer(SteeringVerbs):
+class Trainer(SteeringVerbs, SavingVerbs):
     """Trains a step on data, and can be stopped, looked at, saved and continued at any moment.
 
     Args:
@@ -248,7 +247,7 @@ class Trainer(SteeringVerbs):
 
     def _start(self) -> None:
         """What is checked and told before the first transition; nothing where the trainer was started already."""
-        self._refuse_torn()
+        self.refuse_torn()
         if self._started:
             return
         self._refuse_unclaimed()
@@ -439,7 +438,7 @@ class Trainer(SteeringVerbs):
         self.progress.pending.popleft()
         self.steering.end_handler(self)
 
-    # ------------------------------------------------------------------ saving, loading, looking
+    # ------------------------------------------------------------------ saving and looking; more in `SavingVerbs`
 
     def _save_pending(self, task: Task) -> None:
         """Save with the task taken off the list, so that what is saved goes on behind it."""
@@ -474,84 +473,6 @@ class Trainer(SteeringVerbs):
         self.run.look_for_suspects(self)
         self.display.on_done(self)
 
-    def save(
-        self,
-        path: str | PathLike[str],
-        *,
-        only: str | Sequence[str] = (),
-        skip: str | Sequence[str] = (),
-    ) -> None:
-        """Write a checkpoint of the present state to a directory that does not exist yet.
-
-        Args:
-            path: The directory.
-            only: What to save: paths of the state, as for `get`, each with all that is below it. Everything by default.
-            skip: What to leave out.
-
-        Raises:
-            TornStateError: The state is not whole.
-            CheckpointError: There is something at that path, or it could not be written.
-            KeyError: A path matches nothing; the message names similar ones.
-
-        Example:
-            `trainer.save("here", skip=["optimizer.*"])`
-        """
-        self._refuse_torn()
-        self.tell("save")
-        self.run.write(self, path, only, skip)
-
-    def checkpoint(self, tag: str | None = None) -> None:
-        """Commit a checkpoint to the run now, and wait until it is on the disk.
-
-        Args:
-            tag: A name, such as "before surgery". A checkpoint that has one is kept for good.
-
-        Raises:
-            TornStateError: The state is not whole.
-            CheckpointError: It could not be written; those that there are stay as they are.
-            ValueError: There is no run that it could belong to.
-        """
-        self._refuse_torn()
-        if self.run.path is None:
-            raise ValueError(
-                "runs=None: there is no run to keep a checkpoint in; trainer.save(path) writes one anywhere"
-            )
-        self.run.save(self, tag=tag)
-
-    def load(
-        self,
-        path: str | PathLike[str],
-        *,
-        only: str | Sequence[str] = (),
-        skip: str | Sequence[str] = (),
-    ) -> Report | None:
-        """Go to the state of a checkpoint, or of a run's newest one, or take a part of it into the present state.
-
-        What is loaded becomes as it was saved, all else stays as it is. Where the counters are loaded the run goes
-        back or forth, and says so.
-
-        Args:
-            path: The directory of a checkpoint or a run.
-            only: What to load: paths of the state, as for `get`, each with all that is below it. Everything by default.
-            skip: What to leave as it is.
-
-        Returns:
-            What was loaded, kept and ignored; None where the whole state was loaded.
-
-        Raises:
-            CorruptCheckpoint: Its bytes are not those that were written.
-            ValueError: It is of another model or of other data; the message names the paths.
-            KeyError: A path matches nothing; the message names similar ones.
-            TornStateError: A part was to be loaded into a state that is not whole.
-
-        Example:
-            `trainer.load("here", skip=["optimizer.param_groups.*.lr"])` keeps the present learning rate.
-        """
-        loaded = self.run.read_into(self, path, only, skip)
-        self.load_state_dict(loaded.state)
-        self.run.on_load(self, path, loaded)
-        return loaded.report
-
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the run goes on, as one tree. Tensors are the live ones, not copies.
 
@@ -572,17 +493,6 @@ class Trainer(SteeringVerbs):
             )
         self._last = None
         restore(self, state)
-
-    def get(self, path: str) -> Any:
-        """The value at a path of the state tree; with `*` in it, a dictionary of all values that match.
-
-        Raises:
-            KeyError: There is none; the message names similar ones.
-
-        Example:
-            `trainer.get("optimizer.param_groups.*.lr")` gives `{"optimizer.param_groups.0.lr": 0.001}`.
-        """
-        return tree.get(self.state_dict(), path)
 
     def info(self) -> Info:
         """Where the run stands: what is pending, what fed the last batch, where its record lies."""
@@ -609,17 +519,6 @@ class Trainer(SteeringVerbs):
                 call(self, Event(name, self.progress.train.iterations, self.progress.train.epochs))
         finally:
             self.streams.restore(place)
-
-    def _refuse_torn(self) -> None:
-        if self.progress.torn is not None:
-            remedy = (
-                "load a state that was kept before, with trainer.load_state_dict(state), or make the trainer anew"
-                if self.run.path is None
-                else f"load a checkpoint first, for example trainer.load({str(self.run.path)!r})"
-            )
-            raise TornStateError(
-                f"{self.progress.torn}. The state is not whole, so training on would not be what it seems: {remedy}"
-            )
 
     def _refuse_unclaimed(self) -> None:
         if self.streams.unclaimed:

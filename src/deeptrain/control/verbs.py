@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from deeptrain.control.breaks import Breaks
+from deeptrain.control.part import TrainerPart
 from deeptrain.control.steering import Change, Steering
 
-if TYPE_CHECKING:
-    from deeptrain.trainer import Trainer
 
-
-class SteeringVerbs:
+class SteeringVerbs(TrainerPart):
     """The part of a `Trainer` by which it is steered.
 
     Attributes:
@@ -21,10 +19,6 @@ class SteeringVerbs:
 
     def __init__(self) -> None:
         self.steering, self.breaks = Steering(), Breaks()
-
-    @property
-    def _trainer(self) -> Trainer:
-        return cast("Trainer", self)
 
     def set(self, path: str, value: Any) -> str:
         """Set a value of the state, such as a rate, a weight, or what a callback keeps. The change is part of the record.

@@ -14,24 +14,20 @@ import contextlib
 import os
 import signal
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.checkpoint.files import CheckpointError, write_json
-from deeptrain.checkpoint.format import write_checkpoint
-from deeptrain.checkpoint.selecting import patterns, select
-from deeptrain.checkpoint.store import CheckpointStore
 from deeptrain.control.interrupt import Interrupted, is_interactive
 from deeptrain.control.journal import Journal
+from deeptrain.run.checkpointing import NEVER, Checkpointing, about, position_of, write
 from deeptrain.run.fingerprint import Mismatch, compare
 from deeptrain.run.loading import Loaded, Place, merged, read_state, say
 from deeptrain.run.record import environment, write_start
 from deeptrain.run.replay import ReplayMismatch
 from deeptrain.run.replaying import Replaying
 from deeptrain.run.resume import Found, find, reconcile
-from deeptrain.run.saving import Saver
 from deeptrain.state import tree
 from deeptrain.state.progress import Phase
 
@@ -42,8 +38,6 @@ if TYPE_CHECKING:
     from deeptrain.data.batch import Batch
     from deeptrain.run.directory import RunDirectory
     from deeptrain.trainer import Trainer
-
-NEVER = float("inf")
 
 # Runs that a trainer of this process holds: a second trainer on the same run takes over.
 _held: dict[Path, Run] = {}
@@ -60,6 +54,7 @@ class Run:
         path: The run's directory, or None.
         proving: Whether `deeptrain prove` started the process: then every iteration is traced.
         replay_until: Up to which count of iterations a process that died had come before.
+        checkpoints: Its checkpoints; None where there is no run, or it was closed.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -68,18 +63,14 @@ class Run:
         self.proving = False
         self.taken_over = False
         self._directory: RunDirectory | None = None
-        self._store: CheckpointStore | None = None
-        self._saver: Saver | None = None
+        self.checkpoints: Checkpointing | None = None
         self._journal: Journal | None = None
         self._replay: Replaying | None = None
         self._found: Found | None = None
-        self._environment: dict[str, Any] = {}
         # Held only while it has something to save: a run that is done must not keep its model alive.
         self._unsaved: Trainer | None = None
         self._process = os.getpid()
         self._attributes: dict[str, str] = {}
-        self._seconds = self.save_at = NEVER
-        self._saved: object = None
 
     @classmethod
     def open(
@@ -119,13 +110,8 @@ class Run:
 
     def _open_files(self, trainer: Trainer) -> None:
         assert self.path is not None
-        self._store = CheckpointStore(self.path / "checkpoints", keep=trainer.checkpoints.keeping)
-        self._saver = Saver(self._store)
         self._journal = Journal(self.path / "journal.jsonl")
-        if trainer.checkpoints.every.unit == "seconds":
-            self._seconds = trainer.checkpoints.every.n
-        self._seconds = float(os.environ.get("DEEPTRAIN_CHECKPOINT_SECONDS", self._seconds))
-        self.save_at = time.monotonic() + self._seconds
+        self.checkpoints = Checkpointing(self.path / "checkpoints", trainer, self.journal)
 
     def restore(self, trainer: Trainer, resume: str) -> None:
         """Put the trainer where its run stands, and write down how it was started."""
@@ -140,6 +126,7 @@ class Run:
 
     def _restore(self, trainer: Trainer, found: Found, resume: str) -> None:
         assert self.path is not None
+        assert self.checkpoints is not None
         trainer.display.on_run(found, self.path)
         if found.state is not None:
             finish = reconcile(trainer, found, resume)
@@ -150,9 +137,9 @@ class Run:
                 assert self._journal is not None
                 self._replay = Replaying(self._journal, after=trainer.progress.train.iterations)
                 self.replay_until = self._replay.until
-                self._saved = _position(trainer)
-        self._environment = environment(trainer.learner.device)
-        differences = _differences(found, self._environment)
+                self.checkpoints.saved = position_of(trainer)
+        surroundings = self.checkpoints.environment = environment(trainer.learner.device)
+        differences = _differences(found, surroundings)
         trainer.display.on_environment(differences)
         if self._replay is not None:
             taken = resume == "take" and bool(compare(found.info["settings"], trainer.settings))
@@ -161,7 +148,7 @@ class Run:
             "parent": None if found.parent is None else str(found.parent),
             "passed_over": found.passed_over,
         }
-        write_start(self.path, trainer.settings, trainer.config, origin, self._environment)
+        write_start(self.path, trainer.settings, trainer.config, origin, surroundings)
         self.journal("start", at=trainer.progress.train.iterations, parent=origin["parent"])
         if found.state is not None:
             trainer.display.on_restored(trainer, self.replay_until)
@@ -204,10 +191,10 @@ class Run:
             self._attributes = attributes(trainer)
         if self._replay is not None:
             self._replay.go_on()
-        if self._store is None or self._saved is not None or self._store.paths():
+        if self.checkpoints is None or self.checkpoints.saved is not None or self.checkpoints.store.paths():
             return
         self.save(trainer)
-        self._check_same(self._store.newest()[1], trainer)
+        self._check_same(self.checkpoints.store.newest()[1], trainer)
 
     def save(self, trainer: Trainer, *, wait: bool = True, tag: str | None = None) -> None:
         """Commit a checkpoint of the present state.
@@ -221,27 +208,11 @@ class Run:
         Raises:
             CheckpointError: It could not be written, or one before it.
         """
-        if self._saver is None:
+        if self.checkpoints is None:
             return
-        if not wait and self._saver.busy and trainer.checkpoints.when_busy == "skip":
-            self.save_at = time.monotonic() + self._seconds
-            self.journal("skipped", at=trainer.progress.train.iterations, what="checkpoint")
-            return
-        trainer.tell("save")
-        self._settle_saver()
-        at, position = trainer.progress.train.iterations, _position(trainer)
-        self._saver.save(trainer.state_dict(), self._info(trainer), at=at, position=position, tag=tag)
-        self.save_at = time.monotonic() + self._seconds
-        if wait:
-            self._settle_saver()
-            if trainer.progress.phase is Phase.DONE:
-                self._unsaved = None
-
-    def _settle_saver(self) -> None:
-        """Wait until nothing is being written, and note what came of it."""
-        if self._saver is not None:
-            self._saver.wait()
-        self.look_for_saved()
+        self.checkpoints.save(trainer, wait=wait, tag=tag)
+        if wait and trainer.progress.phase is Phase.DONE:
+            self._unsaved = None
 
     def look_for_saved(self) -> None:
         """Note the checkpoints that have come to the disk since the last look.
@@ -249,24 +220,8 @@ class Run:
         Raises:
             CheckpointError: One could not be written; said once. The state in memory is as it was.
         """
-        for saved in [] if self._saver is None else self._saver.take():
-            self._saved = saved.position
-            entry = {"path": saved.path.name, "stalled": saved.stalled, "seconds": saved.seconds}
-            self.journal("checkpoint", at=saved.at, **entry)
-
-    def _info(self, trainer: Trainer) -> dict[str, Any]:
-        progress = trainer.progress
-        return {
-            "iterations": progress.train.iterations,
-            "batches": progress.train.batches,
-            "updates": progress.train.updates,
-            "epochs": progress.train.epochs,
-            "time": time.time(),
-            **trainer.judging.best_by(trainer.history),
-            "phase": progress.phase.value,
-            "settings": trainer.settings,
-            "environment": self._environment or environment(trainer.learner.device),
-        }
+        if self.checkpoints is not None:
+            self.checkpoints.look()
 
     def save_on_the_way_out(self, trainer: Trainer, error: BaseException) -> None:
         """Save what stops a script from going on; in a notebook the state stays in memory instead.
@@ -289,11 +244,8 @@ class Run:
         number = getattr(error, "signal", None)
         if is_interactive() and number in {None, signal.SIGINT}:
             return False
-        return not isinstance(error, CheckpointError) and self._is_behind(trainer)
-
-    def _is_behind(self, trainer: Trainer) -> bool:
-        """Whether the trainer has gone on since the newest checkpoint, and its state is whole."""
-        return trainer.progress.torn is None and self._saved != _position(trainer)
+        behind = self.checkpoints is not None and self.checkpoints.is_behind(trainer)
+        return behind and not isinstance(error, CheckpointError)
 
     def write(
         self,
@@ -303,11 +255,8 @@ class Run:
         skip: str | Sequence[str] = (),
     ) -> None:
         """Write a checkpoint to a path of the user's; one of a part of the state says so."""
-        state, info = trainer.state_dict(), self._info(trainer)
-        if only or skip:
-            state = select(state, only, skip)
-            info["partial"] = {"only": list(patterns("only", only)), "skip": list(patterns("skip", skip))}
-        write_checkpoint(Path(path), state, info)
+        info = about(trainer) if self.checkpoints is None else self.checkpoints.info(trainer)
+        write(trainer, path, info, only, skip)
 
     @staticmethod
     def read(path: str | PathLike[str]) -> dict[str, Any]:
@@ -342,10 +291,9 @@ class Run:
     def on_load(self, trainer: Trainer, path: str | PathLike[str], loaded: Loaded) -> None:
         """The user went to another state: what comes now is no replay, and no checkpoint here holds it."""
         self.replay_until = 0
-        with self._saying("in the background"):
-            self._settle_saver()
-        if self._saved is not None:
-            self._saved = "another state"
+        self._settle()
+        if self.checkpoints is not None:
+            self.checkpoints.leave()
         self.journal("load", at=trainer.progress.train.iterations, path=str(path), **loaded.entry())
         if loaded.report is not None:
             say(trainer, f"{path}: {loaded.report}")
@@ -370,9 +318,16 @@ class Run:
             self._journal.flush()
 
     @property
+    def save_at(self) -> float:
+        """When, by `time.monotonic()`, a checkpoint is due by the clock."""
+        return NEVER if self.checkpoints is None else self.checkpoints.save_at
+
+    @property
     def due_at(self) -> float:
         """When, by `time.monotonic()`, there is something to save or to write."""
-        return min(self.save_at, NEVER if self._journal is None else self._journal.flush_at)
+        if self._journal is None or self.checkpoints is None:
+            return NEVER
+        return min(self.checkpoints.save_at, self._journal.flush_at)
 
     def on_iteration(self, trainer: Trainer, batch: Batch, figures: dict[str, Any]) -> None:
         """Put an iteration's line down. Called outside the commit, because the disk may be full.
@@ -399,9 +354,9 @@ class Run:
             replay.on_iteration(trainer, batch, figures)
         except ReplayMismatch:
             # What differs is not to become, unasked, the state that the next start goes on from.
-            with self._saying("in the background"):
-                self._settle_saver()
-            self._saved = _position(trainer)
+            self._settle()
+            if self.checkpoints is not None:
+                self.checkpoints.saved = position_of(trainer)
             raise
         finally:
             if replay.over:
@@ -413,8 +368,8 @@ class Run:
         Where an exception stops it in the middle of a replay, how far that came is said and written down; what is
         left is compared when the run goes on, in this process or the next.
         """
-        if self._saver is not None:
-            self._saver.wait()
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
         if self._replay is not None:
             self._replay.say_how_far(self._unsaved)
         if self._journal is not None:
@@ -437,12 +392,18 @@ class Run:
 
     def _save_the_rest(self) -> None:
         trainer, self._unsaved = self._unsaved, None
-        if trainer is None or self._process != os.getpid() or self._saved is None:
+        if trainer is None or self._process != os.getpid() or self.checkpoints is None:
             return
-        if not self._is_behind(trainer):
+        if self.checkpoints.saved is None or not self.checkpoints.is_behind(trainer):
             return
         with self._saying("at the end"):
             self.save(trainer)
+
+    def _settle(self) -> None:
+        """Wait until nothing is being written, and say where that failed."""
+        with self._saying("in the background"):
+            if self.checkpoints is not None:
+                self.checkpoints.settle()
 
     @contextlib.contextmanager
     def _saying(self, when: str) -> Iterator[None]:
@@ -456,15 +417,14 @@ class Run:
         """Save what was trained since the last checkpoint, and let go of the lock and the journal."""
         if self._directory is None or self.path is None:
             return
-        with self._saying("in the background"):
-            self._settle_saver()
+        self._settle()
         self._save_the_rest()
         if _held.get(self.path.resolve()) is self:
             del _held[self.path.resolve()]
         if self._journal is not None:
             self._journal.close()
         self._directory.release()
-        self._directory = self._store = self._saver = self._journal = self._replay = None
+        self._directory = self.checkpoints = self._journal = self._replay = None
 
 
 @atexit.register
@@ -472,13 +432,6 @@ def _close_all() -> None:
     """A script that ends, in whatever way lets Python run, leaves no training unsaved."""
     for run in list(_held.values()):
         run.close()
-
-
-def _position(trainer: Trainer) -> object:
-    progress = trainer.progress
-    count = progress.validation
-    done = progress.train.iterations, count.passes, count.batches, len(progress.pending), progress.phase
-    return *done, trainer.steering.made
 
 
 def _differences(found: Found, present: dict[str, Any]) -> list[Mismatch]:

@@ -1,0 +1,149 @@
+"""`Checkpointing`: when a run's state goes to the disk, what of it is there, and what a checkpoint says of itself."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deeptrain.checkpoint.format import write_checkpoint
+from deeptrain.checkpoint.selecting import patterns, select
+from deeptrain.checkpoint.store import CheckpointStore
+from deeptrain.run.record import environment
+from deeptrain.run.saving import Saver
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from os import PathLike
+
+    from deeptrain.trainer import Trainer
+
+NEVER = float("inf")
+
+
+class Checkpointing:
+    """The checkpoints of one run, made by one trainer.
+
+    Args:
+        directory: Where they go.
+        trainer: Whose settings say when and how many.
+        journal: Writes a line to the run's journal.
+
+    Attributes:
+        store: Those that there are.
+        save_at: When, by `time.monotonic()`, one is due by the clock.
+        saved: Where the run stood when it was saved last, or None where it never was.
+        environment: What decides over bits besides script and data, as the process found it at its start.
+    """
+
+    def __init__(self, directory: Path, trainer: Trainer, journal: Callable[..., None]) -> None:
+        self.store = CheckpointStore(directory, keep=trainer.checkpoints.keeping)
+        self.saved: object = None
+        self.environment: dict[str, Any] = {}
+        self._saver, self._journal = Saver(self.store), journal
+        every = trainer.checkpoints.every
+        seconds = every.n if every.unit == "seconds" else NEVER
+        self._seconds = float(os.environ.get("DEEPTRAIN_CHECKPOINT_SECONDS", seconds))
+        self.save_at = time.monotonic() + self._seconds
+
+    def save(self, trainer: Trainer, *, wait: bool = True, tag: str | None = None) -> None:
+        """Commit a checkpoint of the present state.
+
+        Args:
+            trainer: Whose state.
+            wait: Whether to return only once it is on the disk and verified; else it is written while training goes on,
+                and `look` tells what became of it.
+            tag: A name for it; then it is kept for good.
+
+        Raises:
+            CheckpointError: It could not be written, or one before it.
+        """
+        if not wait and self._saver.busy and trainer.checkpoints.when_busy == "skip":
+            self.save_at = time.monotonic() + self._seconds
+            self._journal("skipped", at=trainer.progress.train.iterations, what="checkpoint")
+            return
+        trainer.tell("save")
+        self.settle()
+        at, position = trainer.progress.train.iterations, position_of(trainer)
+        self._saver.save(trainer.state_dict(), self.info(trainer), at=at, position=position, tag=tag)
+        self.save_at = time.monotonic() + self._seconds
+        if wait:
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait until nothing is being written, and note what came of it."""
+        self._saver.wait()
+        self.look()
+
+    def wait(self) -> None:
+        """Wait until nothing is being written; what came of it is told at the next look."""
+        self._saver.wait()
+
+    def look(self) -> None:
+        """Note the checkpoints that have come to the disk since the last look.
+
+        Raises:
+            CheckpointError: One could not be written; said once. The state in memory is as it was.
+        """
+        for saved in self._saver.take():
+            self.saved = saved.position
+            entry = {"path": saved.path.name, "stalled": saved.stalled, "seconds": saved.seconds}
+            self._journal("checkpoint", at=saved.at, **entry)
+
+    def is_behind(self, trainer: Trainer) -> bool:
+        """Whether the trainer has gone on since the newest checkpoint, and its state is whole."""
+        return trainer.progress.torn is None and self.saved != position_of(trainer)
+
+    def leave(self) -> None:
+        """The trainer went to another state, which no checkpoint here holds."""
+        if self.saved is not None:
+            self.saved = "another state"
+
+    def info(self, trainer: Trainer) -> dict[str, Any]:
+        """What a checkpoint of the present state says of itself."""
+        return about(trainer, self.environment)
+
+
+def write(
+    trainer: Trainer,
+    path: str | PathLike[str],
+    info: dict[str, Any],
+    only: str | Sequence[str],
+    skip: str | Sequence[str],
+) -> None:
+    """Write a checkpoint to a path of the user's; one of a part of the state says so."""
+    state = trainer.state_dict()
+    if only or skip:
+        state = select(state, only, skip)
+        info["partial"] = {"only": list(patterns("only", only)), "skip": list(patterns("skip", skip))}
+    write_checkpoint(Path(path), state, info)
+
+
+def about(trainer: Trainer, surroundings: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a checkpoint says of itself.
+
+    Args:
+        trainer: Whose state it holds.
+        surroundings: What `environment` gave; by default it is asked.
+    """
+    progress = trainer.progress
+    return {
+        "iterations": progress.train.iterations,
+        "batches": progress.train.batches,
+        "updates": progress.train.updates,
+        "epochs": progress.train.epochs,
+        "time": time.time(),
+        **trainer.judging.best_by(trainer.history),
+        "phase": progress.phase.value,
+        "settings": trainer.settings,
+        "environment": surroundings or environment(trainer.learner.device),
+    }
+
+
+def position_of(trainer: Trainer) -> object:
+    """Where a trainer stands, so that two states of one run that differ in what was done have two positions."""
+    progress = trainer.progress
+    count = progress.validation
+    done = progress.train.iterations, count.passes, count.batches, len(progress.pending), progress.phase
+    return *done, trainer.steering.made
