@@ -28,6 +28,7 @@ from deeptrain.callbacks.display import Display
 from deeptrain.checkpoint.settings import Checkpoints
 from deeptrain.checkpoint.snapshot import gather, restore
 from deeptrain.control.interrupt import Interrupts, end_by_signal_if_uncaught
+from deeptrain.control.steering import steer_edits
 from deeptrain.control.verbs import SteeringVerbs
 from deeptrain.evaluation.judging import Judging
 from deeptrain.integrations.torch_loader import as_feed
@@ -154,6 +155,7 @@ class Trainer(SteeringVerbs, SavingVerbs):
         self.run = Run.open(self, runs=runs, name=name, resume=resume)
         self.run.restore(self, str(resume))
         self.steering.resume(self)
+        steer_edits(self)
 
     def _begin_at_the_beginning(self) -> None:
         """A loader that another loop has used goes back; in the middle of an epoch that may not be what is meant."""

@@ -226,6 +226,85 @@ def test_who_asks_from_another_thread_is_told_what_became_of_it():
     assert told[0].startswith("made at iteration")
 
 
+# ------------------------------------------------------------------ edits of the order
+
+
+def edits(runs, mark=None, at=None, every=3):
+    """A script that edits the order between two fit(), at rest and in a loop's body."""
+    t = plain(
+        runs,
+        callbacks=[*recipes.callbacks(), Dies(mark, at)],
+        checkpoints=dt.Checkpoints(every=dt.Every(batches=every)),
+    )
+    t.train.exclude(rows=[3, 4])
+    t.fit(until=dt.At(batch=4))
+    t.train.skip(rows=[5, 6, 7])
+    t.set(DECAY, 0.5)
+    t.train.repeat(batches=1)
+    t.fit(until=dt.At(batch=9))
+    t.train.set_batch_size(6)
+    t.fit()
+    t.close()
+    return dt.digest(t.state_dict()), t.run.path, t.progress.train.iterations
+
+
+@pytest.mark.parametrize("every", [1, 3, 100])
+def test_a_script_that_is_killed_anywhere_edits_the_order_once(tmp_path, every):
+    expected, path, iterations = fresh.run(edits, tmp_path / "untouched", None, None, every)
+    assert [(entry["verb"], entry["path"], entry["at"]) for entry in interventions(path)] == [
+        ("edit", "exclude", 0),
+        ("edit", "skip", 4),
+        ("set", DECAY, 4),
+        ("edit", "repeat", 4),
+        ("edit", "batch_size", 9),
+    ]
+    for at in range(1, iterations + 1, 1 if every == 3 else 4):
+        digest, path, _ = again_and_again(edits, tmp_path / str(at), tmp_path / f"{at}.died", at, every)
+        assert digest == expected, f"killed after iteration {at}"
+        assert {entry["number"] for entry in interventions(path)} == set(range(5))
+
+
+def edited_from_a_thread(runs, mark=None, at=None):
+    asked = runs.with_suffix(".asked")
+
+    class Edits(Asks):
+        def on_train_iter_end(self, trainer, event):
+            if event.iteration == 6 and not self._mark.exists():
+                self._mark.touch()
+                threading.Thread(target=trainer.train.skip, kwargs={"rows": list(range(20))}).start()
+                while not trainer.steering.waiting:
+                    pass
+
+    t = plain(
+        runs,
+        callbacks=[*recipes.callbacks(), Edits(asked), Dies(mark, at)],
+        checkpoints=dt.Checkpoints(every=dt.Every(batches=100)),
+    )
+    t.fit()
+    t.close()
+    return dt.digest(t.state_dict()), t.progress.train.iterations
+
+
+@pytest.mark.parametrize("at", [7, 9, 13])
+def test_an_edit_from_outside_is_made_again_after_a_crash(tmp_path, at):
+    expected = fresh.run(edited_from_a_thread, tmp_path / "untouched")
+    assert expected[1] < 16  # something was skipped
+    assert again_and_again(edited_from_a_thread, tmp_path / "r", tmp_path / "died", at) == expected
+
+
+def test_an_edit_that_cannot_be_made_is_in_no_record(tmp_path):
+    t = plain(tmp_path)
+    t.fit(until=dt.At(iteration=3))
+    with pytest.raises(ValueError, match="batches left in epoch 0"):
+        t.train.skip(batches=99)
+    assert not interventions(t.run.path)
+    assert t.steering.made == (0, 0)
+    t.train.skip(batches=1)
+    t.close()
+    t.train.skip(batches=1)  # a loader alone again
+    assert len(interventions(t.run.path)) == 1
+
+
 # ------------------------------------------------------------------ requests
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from deeptrain.data.edits import from_plain
 from deeptrain.state import tree
 from deeptrain.state.leaves import CONTAINERS, MAPPINGS, short
 
@@ -26,6 +27,25 @@ _ELSEWHERE = {
     "seed": "it was given when the run began",
     "version": "it says how the state is written",
 }
+
+
+def prepare_edit(trainer: Trainer, value: dict[str, Any]) -> Callable[[], None]:
+    """See that an edit of the train loader's order can be made, and give what makes it.
+
+    Args:
+        trainer: Whose loader.
+        value: What the edit's `as_plain` gave.
+
+    Raises:
+        ValueError: It cannot be made, or the loader's order is not one that can be edited.
+    """
+    prepared = getattr(trainer.train, "prepared", None)
+    if prepared is None:
+        raise ValueError(
+            f"the order of a {type(trainer.train).__name__} cannot be edited; that of a dt.BatchLoader can"
+        )
+    make: Callable[[], None] = prepared(from_plain(value))
+    return make
 
 
 def prepare(trainer: Trainer, path: str, value: Any) -> Callable[[], None]:

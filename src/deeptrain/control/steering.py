@@ -15,25 +15,31 @@ from __future__ import annotations
 
 import threading
 import warnings
+import weakref
 from collections import deque
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from deeptrain.control.changes import as_plain, prepare
+from deeptrain.control.changes import as_plain, prepare, prepare_edit
 from deeptrain.control.interrupt import is_interactive
 from deeptrain.control.journal import is_news, read_backwards
+from deeptrain.data.loader import BatchLoader
 from deeptrain.state.progress import Phase, Task, check_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from deeptrain.data.edits import Edit
     from deeptrain.trainer import Trainer
 
 VERSION = 1
 RECORDED = {"prompt"}  # origins that only the journal can bring back
+_EDITS = {
+    "batch_size": "set_batch_size"
+}  # what the loader's methods are called, where they are not called as the edits are
 _TASKS: dict[str, Literal["validation", "checkpoint", "finish"]] = {
     "validation": "validation",
     "checkpoint": "checkpoint",
@@ -46,9 +52,9 @@ class Change:
     """Something that is asked for.
 
     Attributes:
-        verb: "set", "validation", "checkpoint" or "stop".
-        path: What to set.
-        value: To which value.
+        verb: "set", "edit", "validation", "checkpoint" or "stop".
+        path: What to set, or the kind of an edit of the order.
+        value: To which value, or the edit as plain values.
     """
 
     verb: str
@@ -56,6 +62,11 @@ class Change:
     value: Any = None
 
     def __str__(self) -> str:
+        if self.verb == "edit":
+            named = ", ".join(
+                f"{name}={value!r}" for name, value in (self.value or {}).items() if name != "kind"
+            )
+            return f"train.{_EDITS.get(self.path, self.path)}({named})"
         return f"set({self.path!r}, {self.value!r})" if self.verb == "set" else f"request_{self.verb}()"
 
 
@@ -146,8 +157,13 @@ class Steering:
         return self._make(trainer, change, "prompt" if person else "script")
 
     def _of_a_handler(self, trainer: Trainer, change: Change) -> str:
-        self._verbs(trainer, change)  # what cannot be made is the handler's error
+        make = self._verbs(trainer, change)  # what cannot be made is the handler's error
         self._of_handler.append(change)
+        if (
+            change.verb == "edit"
+        ):  # the handler may go on by the new order; where it is aborted, the old one is put back
+            make()
+            return "made"
         return "will be made when the handler has returned"
 
     def _is_made_already(self, trainer: Trainer, change: Change) -> bool:
@@ -209,7 +225,10 @@ class Steering:
         """A handler has returned: make what it asked for."""
         changes, self._of_handler = self._of_handler, []
         for change in changes:
-            self._make(trainer, change, "callback")
+            if change.verb == "edit":
+                self._record(trainer, change, "callback")
+            else:
+                self._make(trainer, change, "callback")
 
     def forget_handler(self) -> None:
         """A handler did not come to its end: it asked for nothing."""
@@ -264,13 +283,18 @@ class Steering:
     def _verbs(trainer: Trainer, change: Change) -> Callable[[], None]:
         """See that a change can be made, and give what makes it."""
         pending, phase = trainer.progress.pending, trainer.progress.phase
-        if phase is Phase.DONE and change.verb != "set":
+        if phase is Phase.DONE and change.verb not in {"set", "edit"}:
             raise ValueError(f"trainer.{change}: the run is done, and nothing follows")
-        if change.verb == "set" and phase is Phase.VALIDATE:
+        in_handler = (
+            trainer.handling is not None
+        )  # which may edit the order that is trained on, and set nothing
+        if phase is Phase.VALIDATE and (change.verb == "set" or (change.verb == "edit" and not in_handler)):
             raise ValueError(
-                f"trainer.{change}: a validation is under way, which would be of two states: set it when it is through "
+                f"trainer.{change}: a validation is under way, which would be of two states: change it when it is through "
                 "(in on_val_end)"
             )
+        if change.verb == "edit":
+            return prepare_edit(trainer, change.value)
         if change.verb == "set":
             return prepare(trainer, change.path, change.value)
         if change.verb not in _TASKS:
@@ -278,6 +302,24 @@ class Steering:
         if change.verb == "validation":
             trainer.judging.require()
         return lambda: pending.append(Task(_TASKS[change.verb]))
+
+
+def steer_edits(trainer: Trainer) -> None:
+    """Have every edit of the train loader's order go through the trainer that it feeds, into its record.
+
+    The loader does not keep the trainer alive, and an edit of one that feeds no trainer any more is made as it always is.
+    """
+    owner = weakref.ref(trainer)
+
+    def steered(loader: BatchLoader, edit: Edit) -> bool:
+        trainer = owner()
+        if trainer is None or trainer.train is not loader or trainer.run.taken_over:
+            return False
+        trainer.steering.ask(trainer, Change("edit", edit.kind, edit.as_plain()))
+        return True
+
+    if isinstance(trainer.train, BatchLoader):
+        trainer.train.steered = steered
 
 
 def _recorded(journal: Path, after: int) -> dict[int, dict[str, Any] | None]:

@@ -26,7 +26,7 @@ from deeptrain.data.seeded import Work
 from deeptrain.data.source import RangeSource, Source, StoredSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from deeptrain.data.edits import Edit
     from deeptrain.data.order import Last, Shuffle
@@ -57,6 +57,9 @@ class BatchLoader(CursorFeed):
             a list of set names. For sources that read from a disk.
         pin: Whether batches are put into page-locked memory, from which an accelerator copies faster. By default where
             there is a CUDA device.
+
+    Attributes:
+        steered: Set by who keeps a record of edits: given the loader and an edit, it makes the edit, or says that it did not.
 
     Raises:
         ValueError: A setting is out of range, or there are no rows.
@@ -121,6 +124,7 @@ class BatchLoader(CursorFeed):
         self._streaming = source if isinstance(source, StreamingSource) else None
         self._running = Running(self._stream)
         self._ahead: Prefetch | None = None
+        self.steered: Callable[[BatchLoader, Edit], bool] | None = None
         if self._stored is not None:
             self._stored.keep(_sets_to_keep(cache, self._table, self._stored))
             if at_least(0, "prefetch", prefetch):
@@ -194,6 +198,16 @@ class BatchLoader(CursorFeed):
         self._edit(BatchSize(batch_size))
 
     def _edit(self, edit: Edit) -> None:
+        """Make an edit, or have the run make it that the loader feeds, so that it is part of its record."""
+        if self.steered is None or not self.steered(self, edit):
+            self.prepared(edit)()
+
+    def prepared(self, edit: Edit) -> Callable[[], None]:
+        """See that an edit can be made here, and give what makes it.
+
+        Raises:
+            ValueError: It cannot; nothing was changed.
+        """
         epoch, batch, iteration = self.position
         if self.phase == "val":
             raise ValueError(
@@ -218,7 +232,7 @@ class BatchLoader(CursorFeed):
                 f"the edit would leave no batch of epoch {epoch} behind batch {batch}: leave at least one, or go on to the "
                 f"next epoch first"
             )
-        self._follow(plan, epoch, batch)
+        return lambda: self._follow(plan, epoch, batch)
 
     def mark(self) -> tuple[Plan, Position]:
         """Note how the order is edited and where the cursor stands."""
