@@ -29,6 +29,7 @@ from deeptrain.checkpoint.settings import Checkpoints
 from deeptrain.checkpoint.snapshot import gather, restore
 from deeptrain.control.interrupt import Interrupts, end_by_signal_if_uncaught
 from deeptrain.control.steering import steer_edits
+from deeptrain.control.timetravel import TimeVerbs
 from deeptrain.control.verbs import SteeringVerbs
 from deeptrain.evaluation.judging import Judging
 from deeptrain.integrations.torch_loader import as_feed
@@ -66,7 +67,7 @@ _ENDS = {
 }
 
 
-class Trainer(SteeringVerbs, SavingVerbs):
+class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
     """Trains a step on data, and can be stopped, looked at, saved and continued at any moment.
 
     Args:
@@ -140,6 +141,7 @@ class Trainer(SteeringVerbs, SavingVerbs):
         self.history = History()
         self._last: Any = None
 
+        self._loop_goal: int | None = None
         self.interrupts = Interrupts()
         super().__init__()
         self._started = self._committing = False
@@ -182,7 +184,8 @@ class Trainer(SteeringVerbs, SavingVerbs):
         if until is not None and not isinstance(until, At):
             raise TypeError(f"fit(until={until!r}): expected a point of the run, such as dt.At(epoch=2)")
         counter, goal = ("epochs", self.epochs + 1) if until is None else until.target
-        self._go(counter, goal)
+        if not self.steering.has_been_at(self, counter, goal):
+            self._go(counter, goal)
 
     def step(self, iterations: int = 1) -> None:
         """Make that many train iterations, with everything that follows from them."""
@@ -195,11 +198,12 @@ class Trainer(SteeringVerbs, SavingVerbs):
         """
         try:
             while self.progress.phase is not Phase.DONE:
-                goal = self.progress.train.iterations + 1
-                self._go("iterations", goal, stop=False)
-                if self.progress.train.iterations >= goal and self.last is not None:
+                self._loop_goal = self.progress.train.iterations + 1
+                self._go("iterations", self._loop_goal, stop=False)
+                if self.progress.train.iterations >= self._loop_goal and self.last is not None:
                     yield self.last
         finally:
+            self._loop_goal = None
             self._stop()
 
     def validate(self) -> dict[str, float]:
@@ -238,6 +242,7 @@ class Trainer(SteeringVerbs, SavingVerbs):
                 self._start()
                 while self.progress.phase is not Phase.DONE and not self._rests_at(counter, goal, stop=stop):
                     self._advance()
+                    goal = goal if stop or self._loop_goal is None else self._loop_goal
                 if self.progress.phase is not Phase.DONE and self.interrupts.requested is not None:
                     self._pause_as_asked()
             except BaseException as error:
@@ -246,6 +251,25 @@ class Trainer(SteeringVerbs, SavingVerbs):
             finally:
                 if stop:
                     self._stop()
+
+    def retrace(self, counter: str, count: int, limit: float = float("inf")) -> None:
+        """Go on to a count, to where all that follows from it is through; part of a rewind.
+
+        Raises:
+            ValueError: It does not come before so many iterations.
+        """
+        while self.progress.phase is not Phase.DONE and not self._rests_at(counter, count, stop=True):
+            if self.progress.train.iterations > limit:
+                raise ValueError(
+                    f"rewind: {counter}={count} lies behind iteration {limit}, where this line of history was left; the "
+                    "checkpoints of the branch that it lies on are gone"
+                )
+            self._advance()
+
+    def went_back(self) -> None:
+        """The run is at an earlier point: a loop over its iterations goes on with the next one from there."""
+        if self._loop_goal is not None:
+            self._loop_goal = self.progress.train.iterations + 1
 
     def _start(self) -> None:
         """What is checked and told before the first transition; nothing where the trainer was started already."""

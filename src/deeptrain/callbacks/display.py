@@ -35,6 +35,9 @@ class Display:
         every: Seconds between two plain lines where there is no terminal.
         stream: Where to write; by default standard output as it is at the time.
 
+    Attributes:
+        quiet: Whether nothing is printed for now, because the run goes over ground that it knows.
+
     Example:
         >>> Display(2, metrics={"accuracy": "acc"}, digits=3)
         Display(verbosity=2)
@@ -61,6 +64,7 @@ class Display:
         self._stream = stream
         self._live_width = 0
         self.due_at = 0.0 if verbosity else NEVER
+        self.quiet = False
         self._since: tuple[float, int] | None = None
         self._seen = (-1, 0)
 
@@ -105,7 +109,7 @@ class Display:
 
     def on_iteration(self, trainer: Trainer, now: float, *, epoch_ended: bool) -> None:
         """An iteration was committed; called at the latest with the first one after `due_at`."""
-        if now >= self.due_at or epoch_ended:
+        if (now >= self.due_at or epoch_ended) and not self.quiet:
             self._on_due_iteration(trainer, now, epoch_ended)
 
     def on_validation(self, trainer: Trainer, figures: dict[str, float]) -> None:
@@ -188,7 +192,7 @@ class Display:
 
     def say(self, line: str) -> None:
         """Print a line, unless nothing is to be printed."""
-        if self.verbosity:
+        if self.verbosity and not self.quiet:
             self._clear()
             self._write(line + "\n")
 

@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from deeptrain.checkpoint.line import Line
 from deeptrain.checkpoint.reading import CorruptCheckpoint, Reader
 from deeptrain.state.cadence import Every
 
@@ -68,6 +69,10 @@ class Facts(NamedTuple):
         key: The key metric's value, or None.
         mode: Whether the "max" or the "min" of the key metric is the best.
         counts: What had been completed, by unit, and "seconds" by the clock.
+        line: The branch that it was saved on, and those that it came from.
+        head: Whether it is what its branch began with.
+        rest: Where everything that followed from its last iteration was through, and nothing else was done: the units of which
+            that iteration brought one to completion.
     """
 
     path: Path
@@ -77,6 +82,9 @@ class Facts(NamedTuple):
     key: float | None = None
     mode: str | None = None
     counts: dict[str, float] = {}  # noqa: RUF012 - never changed
+    line: Line = Line()
+    head: bool = False
+    rest: tuple[str, ...] = ()
 
     @property
     def sequence(self) -> int:
@@ -102,7 +110,14 @@ def look(path: Path) -> Facts:
         key=_number(info.get("key")),
         mode=mode if mode in MODES else None,
         counts=counts,
+        line=Line.of(info),
+        head=info.get("head") is True,
+        rest=tuple(unit for unit in _UNITS if unit in _listed(info.get("rest"))),
     )
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _number(value: Any) -> float | None:
@@ -137,7 +152,7 @@ class Choice(NamedTuple):
 def choose(present: Sequence[Facts], keeping: Keeping) -> Choice:
     """Decide which checkpoints stay.
 
-    The newest stays, and those with a tag, and the best. So does one whose manifest cannot be read: it may have a
+    The newest stays, and those with a tag, and the best, and the one that the present branch began with. So does one whose manifest cannot be read: it may have a
     tag, and a disk that fails for a moment must not cost it. The newest `keep` that can be read and those that
     `each` keeps for good stay as well, unless the bound on bytes takes them, oldest first.
 
@@ -154,6 +169,7 @@ def choose(present: Sequence[Facts], keeping: Keeping) -> Choice:
     readable = [facts for facts in present if facts.readable]
     firm = _paths([*present[-1:], *best_of(present, keeping.best)])
     firm |= {facts.path for facts in present if facts.tag is not None or not facts.readable}
+    firm |= {facts.path for facts in readable if facts.head and facts.line == readable[-1].line}
     loose = _paths([*readable[-keeping.keep :], *_for_good(readable, keeping.each)]) - firm
     size = sum(facts.size for facts in present if facts.path in firm | loose)
     most = math.inf if keeping.most_bytes is None else keeping.most_bytes

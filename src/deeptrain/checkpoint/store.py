@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from deeptrain.checkpoint.files import TEMPORARY, CheckpointError, sync_directory, temporary_beside
 from deeptrain.checkpoint.format import read_checkpoint, write_checkpoint
 from deeptrain.checkpoint.keeping import MODES, Choice, Facts, Keeping, choose, look
+from deeptrain.checkpoint.line import Line
 from deeptrain.checkpoint.manifest import MANIFEST
 from deeptrain.checkpoint.pointers import move_pointers
 from deeptrain.checkpoint.reading import CorruptCheckpoint, Reader
@@ -34,12 +35,14 @@ class Newest(NamedTuple):
         tree: The state.
         info: What the checkpoint says of itself.
         passed_over: Newer ones that are not whole, newest first, each with the reason.
+        line: The branch that the run is on.
     """
 
     path: Path
     tree: Any
     info: dict[str, Any]
     passed_over: list[tuple[Path, str]]
+    line: Line = Line()
 
 
 class Place(NamedTuple):
@@ -73,6 +76,9 @@ class CheckpointStore:
     def __init__(self, directory: str | PathLike[str], keep: int | Keeping = 2) -> None:
         self.keeping = keep if isinstance(keep, Keeping) else Keeping(keep=keep)
         self.directory = Path(directory)
+        self.held: frozenset[Path] = (
+            frozenset()
+        )  # those that somebody still needs, and that do not go meanwhile
         self._known: dict[str, Facts] = {}
         self._is_over = False
 
@@ -156,12 +162,16 @@ class CheckpointStore:
         if path.name not in {place.name for place in present}:
             raise CheckpointError(f"{path}: there is no such checkpoint: write it before it is counted")
         self._known.pop(path.name, None)  # one of that name may have been there and been removed by hand
-        facts = [self._facts(place) for place in present]
+        facts = self.facts()
         choice = choose(facts, self.keeping)
         problems = move_pointers(self.directory, facts, self.keeping.best)
-        self._remove([old.path for old in choice.go])
+        self._remove([old.path for old in choice.go if old.path not in self.held])
         for problem in (*problems, *self._excess(choice)):
             warnings.warn(problem, stacklevel=2)
+
+    def facts(self) -> list[Facts]:
+        """What each checkpoint says of itself, oldest first."""
+        return [self._facts(path) for path in self.paths()]
 
     def _facts(self, path: Path) -> Facts:
         """What a checkpoint says of itself. It never changes; but a failure to read it may pass."""
@@ -185,8 +195,11 @@ class CheckpointStore:
         )
         return [problem]
 
-    def newest(self) -> Newest:
-        """Read the checkpoint of the highest sequence that is whole.
+    def newest(self, line: Line | None = None) -> Newest:
+        """Read the newest whole checkpoint of the branch that the run is on.
+
+        Args:
+            line: That branch; by default the one of the highest sequence whose manifest is whole.
 
         Raises:
             CheckpointError: There is none; the message lists each with the reason.
@@ -194,13 +207,20 @@ class CheckpointStore:
         while True:
             present = self.paths()
             passed_over: list[tuple[Path, str]] = []
+            present_line = line
             for path in reversed(present):
                 try:
-                    return Newest(path, *_read(path), passed_over)
+                    present_line = present_line or line_of(path)
+                    if self._is_on(path, present_line):
+                        return Newest(path, *_read(path), passed_over, present_line)
                 except CorruptCheckpoint as error:
                     passed_over.append((path, error.what))
             if self.paths() == present:  # else the run that writes here removed what was being read
                 raise CheckpointError(self._nothing(passed_over))
+
+    def _is_on(self, path: Path, line: Line) -> bool:
+        facts = self._facts(path)  # of one that cannot be read the reason is told where it is read
+        return not facts.readable or line.holds(facts.line, facts.counts.get("iterations", 0))
 
     def _nothing(self, passed_over: list[tuple[Path, str]]) -> str:
         if not passed_over:
@@ -226,6 +246,16 @@ class CheckpointStore:
 def _read(path: Path) -> tuple[Any, dict[str, Any]]:
     check_sequence(path)
     return read_checkpoint(path)
+
+
+def line_of(path: Path) -> Line:
+    """The line that a checkpoint was saved on.
+
+    Raises:
+        CorruptCheckpoint: Its manifest is not whole, or its directory was renamed.
+    """
+    check_sequence(path)
+    return Line.of(Reader(path).info())
 
 
 def check_sequence(path: Path) -> None:

@@ -29,12 +29,13 @@ _ELSEWHERE = {
 }
 
 
-def prepare_edit(trainer: Trainer, value: dict[str, Any]) -> Callable[[], None]:
+def prepare_edit(trainer: Trainer, value: dict[str, Any], epoch: int | None = None) -> Callable[[], None]:
     """See that an edit of the train loader's order can be made, and give what makes it.
 
     Args:
         trainer: Whose loader.
         value: What the edit's `as_plain` gave.
+        epoch: From which later epoch's beginning on; by default from the cursor on.
 
     Raises:
         ValueError: It cannot be made, or the loader's order is not one that can be edited.
@@ -44,7 +45,7 @@ def prepare_edit(trainer: Trainer, value: dict[str, Any]) -> Callable[[], None]:
         raise ValueError(
             f"the order of a {type(trainer.train).__name__} cannot be edited; that of a dt.BatchLoader can"
         )
-    make: Callable[[], None] = prepared(from_plain(value))
+    make: Callable[[], None] = prepared(from_plain(value), epoch)
     return make
 
 

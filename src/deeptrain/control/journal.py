@@ -4,7 +4,7 @@ Lines of iterations are put together and written at least every tenth of a secon
 once: a process that is killed may leave its last few iterations unmentioned, and nothing else. A line that a
 crash cut short is cut off before the next append.
 
-Every line has a `seq`, which rises by one from line to line, through restarts too. An iteration that is computed
+Every line has a `seq`, which rises by one from line to line, through restarts too, and the `branch` that the run was on. An iteration that is computed
 again after a crash, and comes out as its line has it, gets another line with `"replayed": true`: a record of what
 was done, and nothing new. Any other line of an iteration is news: the lines before it of that iteration and later
 ones are of a line of history that was left. So are those before an entry with a `cut`, from that iteration on, and
@@ -21,6 +21,8 @@ import time
 from contextlib import closing
 from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from deeptrain.checkpoint.files import sync_descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
@@ -43,6 +45,7 @@ class Journal:
     Attributes:
         flush_at: When, by `time.monotonic()`, what waits is to be written.
         seq: The number of the next line.
+        branch: The branch that what waits, and what comes, is told of.
 
     Raises:
         ValueError: The file's last line is not a line of a journal.
@@ -54,7 +57,7 @@ class Journal:
         self._waiting: list[tuple[int, tuple[int, int, int], Mapping[str, float]] | str] = []
         self.flush_at = 0.0
         self._cut_torn_line()
-        self.seq = _next_number(path)
+        self.seq, self.branch = _next_number(path), 0
 
     def _cut_torn_line(self) -> None:
         size = os.fstat(self._file).st_size
@@ -90,6 +93,18 @@ class Journal:
         """Append the line of an iteration that was computed again and came out the same, at the next flush."""
         self.add("iteration", at=at, batch=place_of(batch), figures=floats(figures), replayed=True)
 
+    def begin_branch(self, branch: int, **entry: Any) -> None:
+        """Append the line with which a branch begins, at once, and see it onto the disk."""
+        self.flush()
+        before, self.branch = self.branch, branch
+        try:
+            self.write("branch", parent=before, **entry)
+        except BaseException:
+            self._waiting.clear()
+            self.branch = before
+            raise
+        sync_descriptor(self._file)
+
     def flush(self) -> None:
         """Write what waits, all or nothing.
 
@@ -99,7 +114,9 @@ class Journal:
         if self._waiting:
             text = "".join(
                 [
-                    f'{{"seq": {seq}, {line}' if isinstance(line, str) else _line(seq, *line)
+                    f'{{"seq": {seq}, "branch": {self.branch}, {line}'
+                    if isinstance(line, str)
+                    else _line(seq, self.branch, *line)
                     for seq, line in enumerate(self._waiting, self.seq)
                 ]
             ).encode()
@@ -137,13 +154,20 @@ def floats(figures: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items()}
 
 
-def _line(seq: int, at: int, place: tuple[int, int, int], figures: Mapping[str, Any]) -> str:
+def _line(seq: int, branch: int, at: int, place: tuple[int, int, int], figures: Mapping[str, Any]) -> str:
     # Put together by hand, at a fifth of the cost of json.dumps: this is in every iteration.
     fed = place if place[2] else place[:2]
     values = tuple(figures.values())
     if _FLOATS.issuperset(map(type, values)) and math.isfinite(sum(values)):
-        return _template(tuple(figures), len(fed)) % (seq, at, *fed, *values)
-    entry = {"seq": seq, "kind": "iteration", "at": at, "batch": fed, "figures": floats(figures)}
+        return _template(tuple(figures), len(fed)) % (seq, branch, at, *fed, *values)
+    entry = {
+        "seq": seq,
+        "branch": branch,
+        "kind": "iteration",
+        "at": at,
+        "batch": fed,
+        "figures": floats(figures),
+    }
     return json.dumps(entry) + "\n"
 
 
@@ -151,7 +175,7 @@ def _line(seq: int, at: int, place: tuple[int, int, int], figures: Mapping[str, 
 def _template(names: tuple[str, ...], numbers: int) -> str:
     fed = ", ".join(["%d"] * numbers)
     values = ", ".join([json.dumps(name).replace("%", "%%") + ": %r" for name in names])
-    return f'{{"seq": %d, "kind": "iteration", "at": %d, "batch": [{fed}], "figures": {{{values}}}}}\n'
+    return f'{{"seq": %d, "branch": %d, "kind": "iteration", "at": %d, "batch": [{fed}], "figures": {{{values}}}}}\n'
 
 
 # ---------------------------------------------------------------------- reading
@@ -235,7 +259,7 @@ def parse(line: bytes, where: str) -> dict[str, Any]:
         raise ValueError(  # noqa: TRY004 - of a file, not of an argument
             f"{where}: not a line of a journal (expected an object, found {entry!r:.60})"
         )
-    for name in ("seq", "at", "cut"):
+    for name in ("seq", "branch", "at", "cut"):
         if type(entry.get(name, 0)) is not int:
             raise ValueError(
                 f"{where}: not a line of a journal ({name!r} is {entry[name]!r:.60}, expected a whole number)"
@@ -257,6 +281,14 @@ def last_iteration(path: Path) -> int:
             if entry.get("kind") == "load" or (is_news(entry) and at < below):
                 return at
             below = min(below, entry.get("cut", below))
+    return 0
+
+
+def last_branch(path: Path) -> int:
+    """The branch that a journal's newest line tells of; 0 where it tells of none."""
+    with closing(read_backwards(path)) as entries:
+        for _, entry in entries:
+            return int(entry.get("branch", 0))
     return 0
 
 

@@ -13,23 +13,26 @@ iterations and of validation, and how much was pending. An untouched run comes t
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
 import warnings
 import weakref
 from collections import deque
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from deeptrain.control.changes import as_plain, prepare, prepare_edit
 from deeptrain.control.interrupt import is_interactive
 from deeptrain.control.journal import is_news, read_backwards
+from deeptrain.control.rewinding import Rewind
 from deeptrain.data.loader import BatchLoader
 from deeptrain.state.progress import Phase, Task, check_version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from deeptrain.data.edits import Edit
@@ -52,9 +55,9 @@ class Change:
     """Something that is asked for.
 
     Attributes:
-        verb: "set", "edit", "validation", "checkpoint" or "stop".
+        verb: "set", "edit", "rewind", "validation", "checkpoint" or "stop".
         path: What to set, or the kind of an edit of the order.
-        value: To which value, or the edit as plain values.
+        value: To which value; or the edit, or where to go back to, as plain values.
     """
 
     verb: str
@@ -67,6 +70,8 @@ class Change:
                 f"{name}={value!r}" for name, value in (self.value or {}).items() if name != "kind"
             )
             return f"train.{_EDITS.get(self.path, self.path)}({named})"
+        if self.verb in {"rewind", "load"}:
+            return f"{self.verb}({self.path})"
         return f"set({self.path!r}, {self.value!r})" if self.verb == "set" else f"request_{self.verb}()"
 
 
@@ -81,13 +86,13 @@ class Steering:
         self.waiting = False
         self._asked: deque[tuple[Change, Future[str]]] = deque()
         self._again: deque[dict[str, Any]] = deque()
-        self._of_handler: list[Change] = []
-        self._script: list[
-            list[str]
-        ] = []  # what a script's changes were that the state has seen: verb and path
+        self._of_handler: list[tuple[Change, Rewind | None]] = []
+        # What a script's changes were that the run has seen: verb and path, and of a rewind the counts at which it was made.
+        self._script: list[list[Any]] = []
         self._prompt: list[int] = []  # which numbers a person's had
         self._next = 0  # number of a person's next change in the journal
         self._resumed_at, self._to_pass = -1, 0
+        self._retracing = False
         self._lock = threading.Lock()
 
     # ------------------------------------------------------------------ the state
@@ -118,11 +123,30 @@ class Steering:
         self._resumed_at, self._to_pass = trainer.progress.train.iterations, len(self._script)
         if trainer.run.path is None:
             return
-        recorded = _recorded(trainer.run.path / "journal.jsonl", after=self._resumed_at)
-        self._next = max([-1, *self._prompt, *recorded]) + 1
-        again = [entry for number, entry in recorded.items() if entry and number not in self._prompt]
-        self._again = deque(sorted(again, key=lambda entry: (entry["place"][0], entry["number"])))
-        self.waiting = bool(self._again)
+        recorded = _recorded(trainer.run.path / "journal.jsonl", self._resumed_at, RECORDED)
+        self._next = max([-1, *self._prompt, *(number for _, number in recorded)]) + 1
+        self._make_again(recorded)
+
+    def retrace(self, trainer: Trainer) -> None:
+        """Before a run goes over ground that it knows: what people and the script changed there is to be changed again."""
+        assert trainer.run.path is not None
+        after = trainer.progress.train.iterations
+        self._make_again(_recorded(trainer.run.path / "journal.jsonl", after, {*RECORDED, "script"}))
+
+    def _make_again(self, recorded: dict[tuple[str, int], dict[str, Any] | None]) -> None:
+        again = [entry for key, entry in recorded.items() if entry is not None and not self._has_seen(*key)]
+        self._again = deque(sorted(again, key=lambda entry: (entry["place"][0], entry["seq"])))
+        self.waiting = bool(self._again or self._asked)
+
+    def _has_seen(self, origin: str, number: int) -> bool:
+        return number < len(self._script) if origin == "script" else number in self._prompt
+
+    def has_been_at(self, trainer: Trainer, counter: str, count: int) -> bool:
+        """Whether a script that runs again asks for a point that it had come to, before it went back behind it."""
+        if trainer.progress.train.iterations != self._resumed_at:
+            return False
+        outstanding = self._script[len(self._script) - self._to_pass :] if self._to_pass else []
+        return any(made[2].get(counter, 0) >= count for made in outstanding if len(made) > 2)  # noqa: PLR2004
 
     # ------------------------------------------------------------------ asking
 
@@ -158,13 +182,37 @@ class Steering:
 
     def _of_a_handler(self, trainer: Trainer, change: Change) -> str:
         make = self._verbs(trainer, change)  # what cannot be made is the handler's error
-        self._of_handler.append(change)
-        if (
-            change.verb == "edit"
-        ):  # the handler may go on by the new order; where it is aborted, the old one is put back
+        back = Rewind(trainer, change.value) if change.verb == "rewind" else None
+        self._of_handler.append((change, back))
+        if back is not None:
+            back.keep_tip()  # as of a state in which the handler was not called yet: after a crash it asks again
+        # The handler may go on by the new order; where it is aborted, the old one is put back.
+        if change.verb == "edit":
             make()
             return "made"
         return "will be made when the handler has returned"
+
+    @contextlib.contextmanager
+    def loading(self, trainer: Trainer, change: Change) -> Iterator[bool]:
+        """Around a load: the calls of a script that were made before are known behind it too, this one among them.
+
+        Gives whether it is to be done: not where the script that runs again did it before.
+
+        Raises:
+            RuntimeError: The trainer runs.
+        """
+        if trainer.interrupts.running and trainer.handling is None:
+            raise RuntimeError(
+                f"trainer.{change} was called while the trainer runs: pause it first, with trainer.pause()"
+            )
+        by_script = trainer.interrupts.thread == threading.get_ident() and not is_interactive()
+        if by_script and self._is_made_already(trainer, change):
+            yield False
+            return
+        made = [change.verb, change.path, asdict(trainer.progress.train)]
+        script, prompt = [*self._script, *([made] if by_script else [])], self._prompt
+        yield True
+        self._script, self._prompt = script, prompt
 
     def _is_made_already(self, trainer: Trainer, change: Change) -> bool:
         """Whether a script's call is one that the restored state has: the run has not moved since, and has so many.
@@ -177,9 +225,9 @@ class Steering:
             return False
         number = len(self._script) - self._to_pass
         before = self._script[number]
-        if before != [change.verb, change.path]:
+        if before[:2] != [change.verb, change.path]:
             raise RuntimeError(
-                f"the script's change number {number} was {Change(*before)} when the run came here, and is {change} now: "
+                f"the script's change number {number} was {Change(*before[:2])} when the run came here, and is {change} now: "
                 'let the script make the same calls in the same order, or start anew with resume="new"'
             )
         self._to_pass -= 1
@@ -195,7 +243,8 @@ class Steering:
             self._repeat(trainer, self._again.popleft())
         while self._again and self._again[0]["place"][0] < trainer.progress.train.iterations:
             self._pass_over(self._again.popleft())
-        self._answer(trainer)
+        if not self._retracing:
+            self._answer(trainer)
         self.waiting = bool(self._again or self._asked)
 
     def _answer(self, trainer: Trainer) -> None:
@@ -224,9 +273,11 @@ class Steering:
     def end_handler(self, trainer: Trainer) -> None:
         """A handler has returned: make what it asked for."""
         changes, self._of_handler = self._of_handler, []
-        for change in changes:
+        for change, back in changes:
             if change.verb == "edit":
                 self._record(trainer, change, "callback")
+            elif back is not None:
+                self._go_back(trainer, change, "callback", back)
             else:
                 self._make(trainer, change, "callback")
 
@@ -236,11 +287,24 @@ class Steering:
 
     def _repeat(self, trainer: Trainer, entry: dict[str, Any]) -> None:
         """Make a change again that the journal has and the restored state has not."""
-        self._verbs(trainer, Change(str(entry["verb"]), str(entry["path"]), entry["value"]))()
-        self._prompt.append(int(entry["number"]))
-        trainer.run.note("again", at=trainer.progress.train.iterations, number=entry["number"])
+        change, origin = Change(str(entry["verb"]), str(entry["path"]), entry["value"]), str(entry["origin"])
+        trainer.run.note("again", at=trainer.progress.train.iterations, number=entry["number"], origin=origin)
+        if change.verb == "rewind":
+            back = Rewind(trainer, change.value)
+            back.keep_tip()
+            self._travel(trainer, back, origin, int(entry["number"]))
+            return
+        self._verbs(trainer, change)()
+        if origin == "script":
+            self._script.append([change.verb, change.path])
+        else:
+            self._prompt.append(int(entry["number"]))
 
     def _make(self, trainer: Trainer, change: Change, origin: str) -> str:
+        if change.verb == "rewind":
+            back = Rewind(trainer, change.value)
+            back.keep_tip()
+            return self._go_back(trainer, change, origin, back)
         make, at = self._verbs(trainer, change), trainer.progress.train.iterations
         if change.verb == "checkpoint":  # which changes nothing of the training
             make()
@@ -254,6 +318,36 @@ class Steering:
         if trainer.progress.phase is Phase.DONE:
             trainer.run.save(trainer)  # nothing else would
         return f"made at iteration {at}"
+
+    def _go_back(self, trainer: Trainer, change: Change, origin: str, back: Rewind) -> str:
+        """Go back, with a line in the record before and one behind."""
+        number = self._record(trainer, change, origin)
+        try:
+            return self._travel(trainer, back, origin, number)
+        except BaseException:
+            trainer.run.note("rejected", number=number, origin=origin)
+            raise
+
+    def _travel(self, trainer: Trainer, back: Rewind, origin: str, number: int | None) -> str:
+        """Go back. Which calls were made before is known behind it too: they are not made again, though the state is older."""
+        script, prompt = (
+            self._script,
+            [*self._prompt, *([] if number is None or origin == "script" else [number])],
+        )
+        running = contextlib.nullcontext() if trainer.interrupts.running else trainer.interrupts
+        with running:
+            self._retracing = True
+            try:
+                back.travel()
+                self._script, self._prompt = script, prompt
+                self._again.clear()
+                self._retracing = False
+                return back.arrive(origin=origin, number=number)
+            except BaseException:
+                back.undo()
+                raise
+            finally:
+                self._retracing, self.waiting = False, bool(self._asked)
 
     def _record(self, trainer: Trainer, change: Change, origin: str) -> int | None:
         """Write a change down before it is made, with its number among those of its origin."""
@@ -276,13 +370,17 @@ class Steering:
             self._next = number + 1
             self._prompt.append(number)
         else:
-            self._script.append([change.verb, change.path])
+            made = [asdict(trainer.progress.train)] if change.verb == "rewind" else []
+            self._script.append([change.verb, change.path, *made])
         return number
 
     @staticmethod
     def _verbs(trainer: Trainer, change: Change) -> Callable[[], None]:
         """See that a change can be made, and give what makes it."""
         pending, phase = trainer.progress.pending, trainer.progress.phase
+        if change.verb == "rewind":
+            Rewind(trainer, change.value)
+            return _nothing
         if phase is Phase.DONE and change.verb not in {"set", "edit"}:
             raise ValueError(f"trainer.{change}: the run is done, and nothing follows")
         in_handler = (
@@ -322,24 +420,34 @@ def steer_edits(trainer: Trainer) -> None:
         trainer.train.steered = steered
 
 
-def _recorded(journal: Path, after: int) -> dict[int, dict[str, Any] | None]:
-    """A person's changes that a journal has since an iteration, by their numbers; None for one that was not made.
+def _nothing() -> None:
+    pass
+
+
+def _recorded(journal: Path, after: int, origins: set[str]) -> dict[tuple[str, int], dict[str, Any] | None]:
+    """The changes of some origins that a journal has since an iteration, on the present line of history.
+
+    By origin and number; None for one that was not made.
 
     It is read from its end to that iteration's line, so that the cost does not grow with the run.
     """
     found: list[dict[str, Any]] = []
+    left = math.inf  # what was changed from there on lies on a branch that was left
     with closing(read_backwards(journal)) as entries:
         for _, entry in entries:
-            if entry.get("origin") in RECORDED:
+            if entry.get("kind") == "branch":
+                left = min(left, int(entry["at"]))
+            elif entry.get("origin") in origins and int(entry.get("at", 0)) < left:
                 found.append(entry)
             # What was changed before a load is in the state that was loaded, or was left behind.
             elif (entry.get("kind") == "load" and not entry.get("part")) or (
                 is_news(entry) and int(entry["at"]) <= after
             ):
                 break
-    recorded = {}
+    recorded: dict[tuple[str, int], dict[str, Any] | None] = {}
     for entry in reversed(found):
-        recorded[int(entry["number"])] = entry if entry["kind"] == "intervention" else None
+        key = str(entry["origin"]), int(entry["number"])
+        recorded[key] = entry if entry["kind"] == "intervention" else None
     return recorded
 
 

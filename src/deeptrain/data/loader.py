@@ -202,12 +202,18 @@ class BatchLoader(CursorFeed):
         if self.steered is None or not self.steered(self, edit):
             self.prepared(edit)()
 
-    def prepared(self, edit: Edit) -> Callable[[], None]:
-        """See that an edit can be made here, and give what makes it.
+    def prepared(self, edit: Edit, epoch: int | None = None) -> Callable[[], None]:
+        """See that an edit can be made, and give what makes it.
+
+        Args:
+            edit: What is to be other.
+            epoch: From which later epoch's beginning on; by default from the cursor on.
 
         Raises:
             ValueError: It cannot; nothing was changed.
         """
+        if epoch is not None and epoch != self.position.epoch:
+            return self._prepared_later(edit, epoch)
         epoch, batch, iteration = self.position
         if self.phase == "val":
             raise ValueError(
@@ -233,6 +239,20 @@ class BatchLoader(CursorFeed):
                 f"next epoch first"
             )
         return lambda: self._follow(plan, epoch, batch)
+
+    def _prepared_later(self, edit: Edit, epoch: int) -> Callable[[], None]:
+        if epoch < self.position.epoch:
+            raise ValueError(
+                f"the order cannot be edited in epoch {epoch}: the cursor is in epoch {self.position.epoch}"
+            )
+        plan = self._plan.until(epoch, 0).edited(epoch, 0, edit)
+
+        def make() -> None:
+            position = self._position
+            self._follow(plan, position.epoch, position.batch)
+            self._position = position
+
+        return make
 
     def mark(self) -> tuple[Plan, Position]:
         """Note how the order is edited and where the cursor stands."""

@@ -12,6 +12,7 @@ from deeptrain.checkpoint.selecting import patterns, select
 from deeptrain.checkpoint.store import CheckpointStore
 from deeptrain.run.record import environment
 from deeptrain.run.saving import Saver
+from deeptrain.state.cadence import BATCH_END, EPOCH_END, PIECE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ class Checkpointing:
 
     Attributes:
         store: Those that there are.
-        save_at: When, by `time.monotonic()`, one is due by the clock.
+        muted: Whether nothing is to be saved, because the run goes over ground that it knows.
         saved: Where the run stood when it was saved last, or None where it never was.
         environment: What decides over bits besides script and data, as the process found it at its start.
     """
@@ -40,14 +41,22 @@ class Checkpointing:
     def __init__(self, directory: Path, trainer: Trainer, journal: Callable[..., None]) -> None:
         self.store = CheckpointStore(directory, keep=trainer.checkpoints.keeping)
         self.saved: object = None
+        self.muted = False
         self.environment: dict[str, Any] = {}
         self._saver, self._journal = Saver(self.store), journal
         every = trainer.checkpoints.every
         seconds = every.n if every.unit == "seconds" else NEVER
         self._seconds = float(os.environ.get("DEEPTRAIN_CHECKPOINT_SECONDS", seconds))
-        self.save_at = time.monotonic() + self._seconds
+        self._due = time.monotonic() + self._seconds
 
-    def save(self, trainer: Trainer, *, wait: bool = True, tag: str | None = None) -> None:
+    @property
+    def save_at(self) -> float:
+        """When, by `time.monotonic()`, one is due by the clock."""
+        return NEVER if self.muted else self._due
+
+    def save(
+        self, trainer: Trainer, *, wait: bool = True, tag: str | None = None, head: bool = False
+    ) -> None:
         """Commit a checkpoint of the present state.
 
         Args:
@@ -55,19 +64,25 @@ class Checkpointing:
             wait: Whether to return only once it is on the disk and verified; else it is written while training goes on,
                 and `look` tells what became of it.
             tag: A name for it; then it is kept for good.
+            head: Whether it is what a branch begins with.
 
         Raises:
             CheckpointError: It could not be written, or one before it.
         """
+        if self.muted:
+            return
         if not wait and self._saver.busy and trainer.checkpoints.when_busy == "skip":
-            self.save_at = time.monotonic() + self._seconds
+            self._due = time.monotonic() + self._seconds
             self._journal("skipped", at=trainer.progress.train.iterations, what="checkpoint")
             return
         trainer.tell("save")
         self.settle()
         at, position = trainer.progress.train.iterations, position_of(trainer)
-        self._saver.save(trainer.state_dict(), self.info(trainer), at=at, position=position, tag=tag)
-        self.save_at = time.monotonic() + self._seconds
+        # By the loop's own cadence it is saved once all that followed from an iteration is through, and nothing else was done.
+        rests = head or (not trainer.progress.pending and (not wait or self.saved is None))
+        said = self.info(trainer) | {"head": head, "rest": ended(trainer) if rests else []}
+        self._saver.save(trainer.state_dict(), said, at=at, position=position, tag=tag)
+        self._due = time.monotonic() + self._seconds
         if wait:
             self.settle()
 
@@ -138,7 +153,16 @@ def about(trainer: Trainer, surroundings: dict[str, Any] | None = None) -> dict[
         "phase": progress.phase.value,
         "settings": trainer.settings,
         "environment": surroundings or environment(trainer.learner.device),
+        **trainer.run.line.info(),
     }
+
+
+def ended(trainer: Trainer) -> list[str]:
+    """Of which units the newest iteration brought one to completion."""
+    place = trainer.train.position
+    if place.iteration:
+        return list(PIECE)
+    return list(BATCH_END if place.batch else EPOCH_END)
 
 
 def position_of(trainer: Trainer) -> object:
@@ -146,4 +170,4 @@ def position_of(trainer: Trainer) -> object:
     progress = trainer.progress
     count = progress.validation
     done = progress.train.iterations, count.passes, count.batches, len(progress.pending), progress.phase
-    return *done, trainer.steering.made
+    return *done, trainer.steering.made, trainer.run.line.branch

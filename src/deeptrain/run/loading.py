@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deeptrain.checkpoint.format import read_checkpoint
 from deeptrain.checkpoint.partial import Report, merge, require_shapes, written_as
-from deeptrain.checkpoint.store import CheckpointStore, Newest
+from deeptrain.checkpoint.store import Newest
 from deeptrain.checkpoint.weight_files import SUFFIXES
+from deeptrain.run.branches import newest_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,7 +90,7 @@ def read_state(path: str | PathLike[str]) -> Newest:
             f"are loaded by dt.load_weights({str(place)!r}, model), and the rest of the state stays as it is"
         )
     if (place / "checkpoints").is_dir():
-        return CheckpointStore(place / "checkpoints").newest()
+        return newest_of(place)
     return Newest(place, *read_checkpoint(place), [])
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deeptrain.checkpoint.store import CheckpointStore
 from deeptrain.control.journal import read_journal
+from deeptrain.run.branches import newest_of
 from deeptrain.state.history import History
 from deeptrain.state.tree import digest
 
@@ -24,6 +24,7 @@ class RecordedRun:
         state: The state tree.
         info: What the checkpoint says of itself: iterations, epochs, phase, settings.
         history: Every figure with its iterations.
+        line: The branch that it is on, and those that it came from.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,9 +33,7 @@ class RecordedRun:
                 f"{path} holds no run: expected a directory such as runs/M1__name with checkpoints"
             )
         self.path = path
-        self.checkpoint, self.state, self.info, self.passed_over = CheckpointStore(
-            path / "checkpoints"
-        ).newest()
+        self.checkpoint, self.state, self.info, self.passed_over, self.line = newest_of(path)
         self.history = History()
         self.history.load_state_dict(self.state["history"])
 

@@ -179,9 +179,14 @@ class Replay:
         difference = _difference(entry, at, place_of(batch), floats(figures))
         return self.verdict(difference) if difference is not None or self.done else None
 
-    def verdict(self, difference: Difference | None = None) -> Verdict:
-        """What was found so far."""
-        left = 0 if self.done or difference is not None else self.until - self.at
+    def verdict(self, difference: Difference | None = None, *, whole: bool = False) -> Verdict:
+        """What was found so far.
+
+        Args:
+            difference: The first that differs.
+            whole: Whether nothing more is to be compared, though the journal may have more.
+        """
+        left = 0 if whole or self.done or difference is not None else self.until - self.at
         environment = [] if difference is None else self.environment
         return Verdict(self.at, self._compared, left, self._unknown, difference, environment)
 

@@ -92,6 +92,17 @@ class Replaying:
         self._journal.add("replay", **verdict.entry(), stopped=True)
         raise ReplayMismatch(verdict, self._journal.path.parent)
 
+    def end(self) -> Verdict | None:
+        """Compare no further; gives and writes down what was found, or None where nothing was or it was told already."""
+        if self.over:
+            return None
+        self.over = True
+        verdict = self._replay.verdict(whole=True)
+        if not verdict.compared:
+            return None
+        self._journal.add("replay", **verdict.entry())
+        return verdict
+
     def go_on(self) -> None:
         """Leave the old line of history, where the run was stopped because it came out otherwise and goes on now."""
         if self._refused is None or self.over:

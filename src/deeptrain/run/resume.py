@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.checkpoint.format import CorruptCheckpoint, read_checkpoint, read_info
+from deeptrain.checkpoint.line import Line
 from deeptrain.checkpoint.store import CheckpointStore
+from deeptrain.run.branches import newest_of
 from deeptrain.run.directory import RunDirectory
 from deeptrain.run.fingerprint import FingerprintMismatch, Mismatch, compare
 from deeptrain.state.progress import Phase
@@ -36,6 +38,7 @@ class Found:
         parent: Where the state is from, when that is another run.
         passed_over: Newer checkpoints that were not whole, each with the reason.
         unfinished: Where no name was given, the runs without a name that could be gone on from.
+        line: The branch that the run is on.
     """
 
     state: dict[str, Any] | None = None
@@ -43,6 +46,7 @@ class Found:
     parent: Path | None = None
     passed_over: list[str] = field(default_factory=list)
     unfinished: list[Path] = field(default_factory=list)
+    line: Line = field(default_factory=Line)
 
 
 def find(trainer: Trainer, runs: Path, name: str | None, resume: str | PathLike[str], hold: Hold) -> Found:
@@ -91,13 +95,13 @@ def _continue(trainer: Trainer, runs: Path, name: str | None, hold: Hold) -> Fou
     store = CheckpointStore(directory.path / "checkpoints")
     if not store.paths():
         return Found()  # it died before its first checkpoint, so nothing was trained
-    newest = store.newest()
+    newest = newest_of(directory.path)
     if newest.info["phase"] == Phase.DONE.value and compare(newest.info["settings"], trainer.settings):
         # Nothing is left to continue, and the script is another one by now.
         directory.release()
         hold(RunDirectory.create(runs, name))
         return Found()
-    return Found(newest.tree, newest.info, None, _in_words(newest.passed_over))
+    return Found(newest.tree, newest.info, None, _in_words(newest.passed_over), line=newest.line)
 
 
 def _in_words(passed_over: list[tuple[Path, str]]) -> list[str]:
@@ -112,7 +116,7 @@ def _from_path(source: Path) -> Found:
             f"resume={str(source)!r} is neither one of {CHOICES} nor the directory of a run or a checkpoint{hint}"
         )
     if (source / "checkpoints").is_dir():
-        newest = CheckpointStore(source / "checkpoints").newest()
+        newest = newest_of(source)
         return Found(newest.tree, newest.info, newest.path, _in_words(newest.passed_over))
     state, info = read_checkpoint(source)
     return Found(state, info, source)

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.checkpoint.files import CheckpointError, write_json
+from deeptrain.checkpoint.line import Line
+from deeptrain.checkpoint.store import line_of
 from deeptrain.control.interrupt import Interrupted, is_interactive
-from deeptrain.control.journal import Journal
+from deeptrain.control.journal import Journal, last_branch
 from deeptrain.run.checkpointing import NEVER, Checkpointing, about, position_of, write
 from deeptrain.run.fingerprint import Mismatch, compare
 from deeptrain.run.loading import Loaded, Place, merged, read_state, say
@@ -54,12 +56,14 @@ class Run:
         path: The run's directory, or None.
         proving: Whether `deeptrain prove` started the process: then every iteration is traced.
         replay_until: Up to which count of iterations a process that died had come before.
+        line: The branch that it is on.
         checkpoints: Its checkpoints; None where there is no run, or it was closed.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.replay_until = 0
+        self.line = Line()
         self.proving = False
         self.taken_over = False
         self._directory: RunDirectory | None = None
@@ -135,6 +139,7 @@ class Run:
             finish()
             if found.parent is None:
                 assert self._journal is not None
+                self._go_on_with(found.line, trainer)
                 self._replay = Replaying(self._journal, after=trainer.progress.train.iterations)
                 self.replay_until = self._replay.until
                 self.checkpoints.saved = position_of(trainer)
@@ -196,7 +201,9 @@ class Run:
         self.save(trainer)
         self._check_same(self.checkpoints.store.newest()[1], trainer)
 
-    def save(self, trainer: Trainer, *, wait: bool = True, tag: str | None = None) -> None:
+    def save(
+        self, trainer: Trainer, *, wait: bool = True, tag: str | None = None, head: bool = False
+    ) -> None:
         """Commit a checkpoint of the present state.
 
         Args:
@@ -204,15 +211,82 @@ class Run:
             wait: Whether to return only once it is on the disk and verified; else it is written while training goes on,
                 and `look_for_saved` tells what became of it.
             tag: A name for it; then it is kept for good.
+            head: Whether it is what a branch begins with.
 
         Raises:
             CheckpointError: It could not be written, or one before it.
         """
         if self.checkpoints is None:
             return
-        self.checkpoints.save(trainer, wait=wait, tag=tag)
+        self.checkpoints.save(trainer, wait=wait, tag=tag, head=head)
         if wait and trainer.progress.phase is Phase.DONE:
             self._unsaved = None
+
+    # ------------------------------------------------------------------ branches
+
+    def begin_branch(self, trainer: Trainer, before: Line | None, **why: Any) -> None:
+        """Begin another branch with the present state, on the disk when this returns.
+
+        Args:
+            trainer: Whose state.
+            before: The line that is left here; None where the state is of no line of this run.
+            why: What the journal is to say of it.
+
+        Raises:
+            CheckpointError: The state could not be written; the run is on the branch that it was on.
+        """
+        if self._journal is None:
+            return
+        at, left = trainer.progress.train.iterations, self.line
+        number = max(left.branch, self._journal.branch) + 1
+        self.line = Line(number) if before is None else before.left_at(at, number=number)
+        try:
+            self.save(trainer, head=True)
+        except BaseException:
+            self.line = left
+            raise
+        self._tell_of_branch(at, **why)
+
+    def _tell_of_branch(self, at: int, **why: Any) -> None:
+        assert self._journal is not None
+        self._journal.begin_branch(
+            self.line.branch, at=at, cut=at + 1, before=self.line.info()["before"], **why
+        )
+
+    def _go_on_with(self, line: Line, trainer: Trainer) -> None:
+        """Take over the line that the run was on; its first line in the journal may be missing, where the process died."""
+        assert self._journal is not None
+        self.line = line
+        told = last_branch(self._journal.path)
+        self._journal.branch = told
+        if told < line.branch:
+            self._tell_of_branch(trainer.progress.train.iterations, recovered=True)
+
+    @contextlib.contextmanager
+    def retracing(self, trainer: Trainer, until: int) -> Iterator[None]:
+        """While the trainer goes over ground that it knows: nothing is saved or shown, and the figures are compared.
+
+        Args:
+            trainer: It has just been put where it begins.
+            until: Up to which count of iterations it had come before.
+        """
+        assert self._journal is not None
+        assert self.checkpoints is not None
+        self._journal.flush()
+        self._replay = Replaying(self._journal, after=trainer.progress.train.iterations)
+        self._replay.prepare([], comparable=True)
+        self.replay_until, self.checkpoints.muted, trainer.display.quiet = until, True, True
+        verdict = None
+        try:
+            yield
+            verdict = None if self._replay is None else self._replay.end()
+        finally:
+            self._replay, self.replay_until = None, 0
+            self.checkpoints.muted = trainer.display.quiet = False
+        if verdict is not None:
+            trainer.display.on_replay(verdict)
+
+    # ------------------------------------------------------------------ what came of saving
 
     def look_for_saved(self) -> None:
         """Note the checkpoints that have come to the disk since the last look.
@@ -292,13 +366,25 @@ class Run:
         """The user went to another state: what comes now is no replay, and no checkpoint here holds it."""
         self.replay_until = 0
         self._settle()
-        if self.checkpoints is not None:
-            self.checkpoints.leave()
         self.journal("load", at=trainer.progress.train.iterations, path=str(path), **loaded.entry())
         if loaded.report is not None:
             say(trainer, f"{path}: {loaded.report}")
-        if (moved := loaded.before.moved(Place.of(trainer))) is not None:
+        moved = loaded.before.moved(Place.of(trainer))
+        if moved is not None:
             say(trainer, f"{path}: {moved}")
+        if self.checkpoints is None or self.checkpoints.saved is None:
+            return
+        self.checkpoints.leave()
+        if moved is None:
+            self.save(trainer)  # else a crash would take it back
+        else:
+            self.begin_branch(trainer, self._line_at(Path(path)), origin="load", path=str(path))
+
+    def _line_at(self, path: Path) -> Line | None:
+        """The line that a checkpoint of this run was saved on; None for any other path."""
+        assert self.path is not None
+        own = path.is_dir() and path.resolve().parent == (self.path / "checkpoints").resolve()
+        return line_of(path) if own else None
 
     # ------------------------------------------------------------------ the journal
 

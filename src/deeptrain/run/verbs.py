@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.control.part import TrainerPart
+from deeptrain.control.steering import Change
 from deeptrain.run.run import TornStateError
 from deeptrain.state import tree
 
@@ -74,7 +75,7 @@ class SavingVerbs(TrainerPart):
         """Go to the state of a checkpoint, or of a run's newest one, or take a part of it into the present state.
 
         What is loaded becomes as it was saved, all else stays as it is. Where the counters are loaded the run goes
-        back or forth, and says so.
+        back or forth on a new branch, and says so. A script that is run again after a crash loads once, as `set` sets once.
 
         Args:
             path: The directory of a checkpoint or a run.
@@ -82,20 +83,25 @@ class SavingVerbs(TrainerPart):
             skip: What to leave as it is.
 
         Returns:
-            What was loaded, kept and ignored; None where the whole state was loaded.
+            What was loaded, kept and ignored; None where the whole state was loaded, or the run that goes on had loaded it
+            before.
 
         Raises:
             CorruptCheckpoint: Its bytes are not those that were written.
             ValueError: It is of another model or of other data; the message names the paths.
             KeyError: A path matches nothing; the message names similar ones.
             TornStateError: A part was to be loaded into a state that is not whole.
+            RuntimeError: The trainer runs: at this moment another thread works on its state.
 
         Example:
             `trainer.load("here", skip=["optimizer.param_groups.*.lr"])` keeps the present learning rate.
         """
-        trainer = self._trainer
-        loaded = trainer.run.read_into(trainer, path, only, skip)
-        trainer.load_state_dict(loaded.state)
+        trainer, change = self._trainer, Change("load", str(path))
+        with trainer.steering.loading(trainer, change) as is_new:
+            if not is_new:
+                return None
+            loaded = trainer.run.read_into(trainer, path, only, skip)
+            trainer.load_state_dict(loaded.state)
         trainer.run.on_load(trainer, path, loaded)
         return loaded.report
 
