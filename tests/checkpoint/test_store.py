@@ -53,7 +53,7 @@ def test_commits_are_numbered_upward_and_the_newest_are_kept(store):
     newest = store.newest()
     assert (newest.path, newest.info, newest.passed_over) == (made[4], {"n": 4}, [])
     assert digest(newest.tree) == digest(tree(4))
-    _, state, info, _ = newest
+    _, state, info, *_ = newest
     assert info["n"] == state["n"] == 4
 
 

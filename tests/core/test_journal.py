@@ -24,9 +24,10 @@ def test_lines_come_back_exactly(tmp_path):
     journal.iteration(2, fed(0, 6), {"loss": math.nan})
     journal.close()
     start, one, two = read_journal(tmp_path / "journal.jsonl")
-    assert start == {"seq": 0, "kind": "start", "at": 0}
+    assert start == {"seq": 0, "branch": 0, "kind": "start", "at": 0}
     assert one == {
         "seq": 1,
+        "branch": 0,
         "kind": "iteration",
         "at": 1,
         "batch": [0, 5],

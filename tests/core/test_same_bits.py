@@ -53,8 +53,8 @@ RECIPES = {
 }
 
 
-def all_safe_points(recipe):
-    t = recipes.trainer(**recipe)
+def all_safe_points(recipe, runs=None):
+    t = recipes.trainer(**recipe, runs=runs)
     count = 0
     while not recipes.advance(t, 1):
         count += 1
@@ -82,6 +82,21 @@ def test_stopped_anywhere_gives_the_same_bits(name, start, stride, tmp_path):
         assert stopped_twice(tmp_path / str(k), k, 1 + k % 5, **recipe) == expected, (
             f"stopped after {k} transitions"
         )
+
+
+REWOUND = {
+    "scheduler": "multistep",
+    "rewound": True,
+    "checkpoints": dt.Checkpoints(every=dt.Every(batches=5), keep=9),
+}
+
+
+def test_stopped_anywhere_in_a_run_that_goes_back(tmp_path):
+    count, expected = fresh.run(all_safe_points, REWOUND, tmp_path / "all")
+    assert count > 60
+    for k in range(0, count, 6):
+        found = stopped_twice(tmp_path / str(k), k, 1 + k % 5, **REWOUND)
+        assert found == expected, f"stopped after {k} transitions"
 
 
 class PauseInside(dt.Callback):

@@ -152,7 +152,7 @@ def test_a_killed_run_is_found_identical(tmp_path):
     assert digest == life(whole, tmp_path / "b")[1]
     (verdict,) = entries(tmp_path / "a", "replay")
     verdict.pop("seq")
-    assert verdict == {"kind": "replay", "at": 12, "compared": 12, "identical": True}
+    assert verdict == {"branch": 0, "kind": "replay", "at": 12, "compared": 12, "identical": True}
     assert news(tmp_path / "a") == list(range(1, ITERATIONS + 1))
     assert repeated(tmp_path / "a") == list(range(1, 13))
     assert last_iteration(journal_of(tmp_path / "a")) == ITERATIONS

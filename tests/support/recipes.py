@@ -132,6 +132,15 @@ class Steerer(dt.Callback):
             trainer.set("callbacks.Jitter.drawn", [])
 
 
+class Rewinder(dt.Callback):
+    """Goes back twice from its handlers, and passes the batch over: within an epoch, and across its beginning."""
+
+    def on_train_batch_end(self, trainer, event):
+        edits = len(trainer.train.edits)
+        if (event.iteration, edits) in {(6, 0), (11, 1)}:
+            trainer.rewind(batches=4, skip=event.batch)
+
+
 def write_files(place, sizes=(7, 12, 9, 14, 8, 10)):
     """Numbered sets of the rows that the other recipes have in memory."""
     place.mkdir(parents=True)
@@ -238,15 +247,17 @@ def loaders(shuffle, feed, workers, files):
     return model, dt.BatchLoader(source, batch_size=BATCH, shuffle=shuffle, seed=5, last=last), val
 
 
-def _callbacks(edits, steered):
-    more = [Editor(edits)] if edits is not None else [Steerer()] if steered else []
+def _callbacks(edits, steered, rewound):
+    more = (
+        [Editor(edits)] if edits is not None else [Steerer()] if steered else [Rewinder()] if rewound else []
+    )
     return [*callbacks(), *more]
 
 
 def trainer(
     scheduler="onecycle", *, shuffle="global", runs=None, name=None, epochs=EPOCHS, every=7, callbacks=None,
     validate=True, feed=None, workers=0, checkpoints=None, verbosity=0, preprocess=None, files=None, edits=None,
-    steered=False, **more,
+    steered=False, rewound=False, **more,
 ):  # fmt: skip
     """Make a trainer as a script would: streams seeded, then model, data, trainer."""
     dt.reproducible(seed=3)
@@ -272,7 +283,7 @@ def trainer(
         epochs=epochs,
         name=name,
         runs=runs,
-        callbacks=_callbacks(edits, steered) if callbacks is None else callbacks,
+        callbacks=_callbacks(edits, steered, rewound) if callbacks is None else callbacks,
         checkpoints=checkpoints or dt.Checkpoints(every=dt.Every(batches=5)),
         verbosity=verbosity,
         **more,

@@ -30,6 +30,7 @@ from deeptrain.control.journal import is_news, read_backwards
 from deeptrain.control.rewinding import Rewind
 from deeptrain.data.loader import BatchLoader
 from deeptrain.state.progress import Phase, Task, check_version
+from deeptrain.state.tree import VOLATILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from deeptrain.data.edits import Edit
     from deeptrain.trainer import Trainer
 
-VERSION = 1
+VERSION = 2
 RECORDED = {"prompt"}  # origins that only the journal can bring back
 _EDITS = {
     "batch_size": "set_batch_size"
@@ -98,18 +99,18 @@ class Steering:
     # ------------------------------------------------------------------ the state
 
     def state_dict(self) -> dict[str, Any]:
-        """Which changes the state has seen: a script's by what they were, and a person's by their numbers."""
-        return {
-            "version": VERSION,
-            "script": [list(change) for change in self._script],
-            "prompt": list(self._prompt),
-        }
+        """Which changes the run has seen: a script's by what they were, and a person's by their numbers.
+
+        It tells how a run came to where it is, and not where it is: no part of the digest.
+        """
+        seen = {"script": [list(change) for change in self._script], "prompt": list(self._prompt)}
+        return {"version": VERSION, VOLATILE: seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over saved counts."""
         check_version("Steering", state, VERSION)
-        self._script = [list(change) for change in state["script"]]
-        self._prompt = list(state["prompt"])
+        self._script = [list(change) for change in state[VOLATILE]["script"]]
+        self._prompt = list(state[VOLATILE]["prompt"])
         self._again.clear()
         self.waiting = bool(self._asked)
 
