@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from deeptrain.checkpoint.codec import decode, encode
+from deeptrain.checkpoint.snapshot import copied
 from deeptrain.introspect.suspects import attributes, changed, generators
 from deeptrain.introspect.trace import FirstDifference, entry, first_difference
 from deeptrain.state import tree
@@ -102,13 +102,13 @@ def _live(make_trainer: Callable[[], Trainer], stops: list[int]) -> _Life:
     before = attributes(trainer)
     for at in stops:
         _follow(trainer, trace, until=at)
-        saved = _through_bytes(trainer.state_dict())
+        saved = copied(trainer.state_dict())
         trainer.close()
         trainer = _new(make_trainer)
         trainer.load_state_dict(saved)
     _follow(trainer, trace, until=None)
     suspects = [*generators(trainer), *changed(before, attributes(trainer))]
-    state = _through_bytes(trainer.state_dict())
+    state = copied(trainer.state_dict())
     trainer.close()
     return _Life(state, trace, suspects)
 
@@ -129,14 +129,6 @@ def _follow(trainer: Trainer, trace: list[dict[str, Any]], until: int | None) ->
         trace.append(entry(trainer, event))
         if event.iteration == until:
             break
-
-
-def _through_bytes(state: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a state, by the way that checkpoints take."""
-    encoded = encode(state)
-    tensors = {name: tensor.detach().cpu().clone() for name, tensor in encoded.tensors.items()}
-    copied: dict[str, Any] = decode(encoded.json, tensors)
-    return copied
 
 
 def _differ(untouched: _Life, other: _Life, stops: list[int], what: str) -> Proof:

@@ -252,13 +252,21 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
                 if stop:
                     self._stop()
 
-    def retrace(self, counter: str, count: int, limit: float = float("inf")) -> None:
-        """Go on to a count, to where all that follows from it is through; part of a rewind.
+    def retrace(self, counter: str, count: int, limit: float = float("inf"), *, finish: bool = True) -> None:
+        """Go on to a count, to where all that follows from it is through; part of a rewind or a trial.
+
+        Args:
+            counter: Of `progress.train`.
+            count: To which count.
+            limit: Where it is to have come at the latest, in iterations.
+            finish: Whether the run is done where its last epoch is; else it rests before that.
 
         Raises:
             ValueError: It does not come before so many iterations.
         """
         while self.progress.phase is not Phase.DONE and not self._rests_at(counter, count, stop=True):
+            if not finish and not self.progress.pending and self.progress.train.epochs >= self.epochs:
+                return
             if self.progress.train.iterations > limit:
                 raise ValueError(
                     f"rewind: {counter}={count} lies behind iteration {limit}, where this line of history was left; the "

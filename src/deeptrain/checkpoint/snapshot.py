@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.callbacks.base import Event
+from deeptrain.checkpoint.codec import decode, encode
 from deeptrain.state.progress import Phase, Progress, check_version
 
 if TYPE_CHECKING:
@@ -31,6 +32,14 @@ def gather(trainer: Trainer) -> dict[str, Any]:
         "callbacks": callbacks,
         "steering": trainer.steering.state_dict(),
     }
+
+
+def copied(state: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a state in memory of its own on the CPU, by the way that checkpoints take."""
+    encoded = encode(state)
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in encoded.tensors.items()}
+    made: dict[str, Any] = decode(encoded.json, tensors)
+    return made
 
 
 def restore(trainer: Trainer, state: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from collections import deque
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from deeptrain.control.changes import as_plain, prepare, prepare_edit
 from deeptrain.control.interrupt import is_interactive
@@ -76,6 +76,18 @@ class Change:
         return f"set({self.path!r}, {self.value!r})" if self.verb == "set" else f"request_{self.verb}()"
 
 
+class Call(NamedTuple):
+    """One of a script's calls that are made once.
+
+    Attributes:
+        is_new: Whether it is to be made: not where the script runs again and the run has it.
+        number: Its number among the script's calls; None where a person makes it.
+    """
+
+    is_new: bool
+    number: int | None
+
+
 class Steering:
     """What is asked of one trainer.
 
@@ -93,7 +105,7 @@ class Steering:
         self._prompt: list[int] = []  # which numbers a person's had
         self._next = 0  # number of a person's next change in the journal
         self._resumed_at, self._to_pass = -1, 0
-        self._retracing = False
+        self._retracing = self._unrecorded = False
         self._lock = threading.Lock()
 
     # ------------------------------------------------------------------ the state
@@ -113,6 +125,10 @@ class Steering:
         self._prompt = list(state[VOLATILE]["prompt"])
         self._again.clear()
         self.waiting = bool(self._asked)
+
+    def forget(self) -> None:
+        """The run begins with the state of another one, whose calls were made by another script."""
+        self._script, self._prompt = [], []
 
     @property
     def made(self) -> tuple[int, int]:
@@ -162,6 +178,9 @@ class Steering:
             RuntimeError: It was asked for in the middle of a computation.
         """
         foreign = threading.get_ident() != trainer.interrupts.thread
+        if self._unrecorded and not foreign and trainer.handling is None:
+            self._verbs(trainer, change)()
+            return "made for the trial"
         with self._lock:
             future: Future[str] | None = None
             if foreign and trainer.interrupts.running:
@@ -194,10 +213,19 @@ class Steering:
         return "will be made when the handler has returned"
 
     @contextlib.contextmanager
-    def loading(self, trainer: Trainer, change: Change) -> Iterator[bool]:
-        """Around a load: the calls of a script that were made before are known behind it too, this one among them.
+    def unrecorded(self) -> Iterator[None]:
+        """Around a trial: what is asked for is made, and is no part of the record."""
+        self._unrecorded = True
+        try:
+            yield
+        finally:
+            self._unrecorded = False
 
-        Gives whether it is to be done: not where the script that runs again did it before.
+    @contextlib.contextmanager
+    def once(self, trainer: Trainer, change: Change) -> Iterator[Call]:
+        """Around what a script does once, however often it is run again: a load, a fork, a trial.
+
+        The calls that were made before are known behind it too, whatever state it leads to, and this one among them.
 
         Raises:
             RuntimeError: The trainer runs.
@@ -208,11 +236,11 @@ class Steering:
             )
         by_script = trainer.interrupts.thread == threading.get_ident() and not is_interactive()
         if by_script and self._is_made_already(trainer, change):
-            yield False
+            yield Call(is_new=False, number=len(self._script) - self._to_pass - 1)
             return
         made = [change.verb, change.path, asdict(trainer.progress.train)]
         script, prompt = [*self._script, *([made] if by_script else [])], self._prompt
-        yield True
+        yield Call(is_new=True, number=len(self._script) if by_script else None)
         self._script, self._prompt = script, prompt
 
     def _is_made_already(self, trainer: Trainer, change: Change) -> bool:

@@ -1,22 +1,29 @@
-"""The trainer's verbs that go back in time. See `Rewind`."""
+"""The trainer's verbs that go back in time and try other ways on. See `Rewind`, `forking` and `Trial`."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.control.part import TrainerPart
 from deeptrain.control.steering import Change
+from deeptrain.control.trial import Trial, kept_in, tried
+from deeptrain.control.trial import keep as write_down
 from deeptrain.data.batch import Batch
 from deeptrain.data.edits import Skip
+from deeptrain.run.forking import fork, forks_of
 from deeptrain.state.cadence import At
+from deeptrain.state.progress import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from deeptrain.trainer import Trainer
 
 
 class TimeVerbs(TrainerPart):
-    """The part of a `Trainer` by which it goes back in time."""
+    """The part of a `Trainer` by which it goes back in time, and tries other ways on."""
 
     def rewind(
         self,
@@ -61,6 +68,122 @@ class TimeVerbs(TrainerPart):
             value["interventions"] = False
         trainer = self._trainer
         return trainer.steering.ask(trainer, Change("rewind", _in_words(value), value))
+
+    def fork(self, name: str) -> Path:
+        """Begin another run with the present state, beside this one; the trainer stays on its own.
+
+        The new run's record names its parent and the iteration. A trainer that is made with its name continues it:
+        `Trainer(..., name="half-lr")`. A script that is run again after a crash forks once.
+
+        Args:
+            name: The new run's name.
+
+        Returns:
+            Its directory.
+
+        Raises:
+            ValueError: There is no run, or the name cannot be used.
+            TornStateError: The state is not whole.
+            RuntimeError: The trainer runs, or a handler asks: pause it first.
+
+        Example:
+            `trainer.fork("half-lr")`
+        """
+        trainer = self._trainer
+        trainer.refuse_torn()
+        run = self._require_run("fork")
+        _refuse_handler(trainer, "fork")
+        with trainer.steering.once(trainer, Change("fork", name)) as call:
+            if not call.is_new and (known := forks_of(run, name)):
+                return known[-1][0]
+        trainer.tell("save")
+        place = fork(trainer, name)
+        trainer.run.journal("forked", at=trainer.progress.train.iterations, path=place.name)
+        trainer.display.say(
+            f"{place}: a new run from {run.name} at iteration {trainer.progress.train.iterations}"
+        )
+        return place
+
+    def try_(
+        self,
+        variants: Mapping[str, Callable[[Trainer], Any]],
+        *,
+        batches: int,
+        keep: str | Callable[[Trial], str | None] | None = None,
+    ) -> Trial:
+        """Try several ways to go on, each from this exact state and on the same batches, and compare them.
+
+        Each variant is a function that takes the trainer and changes something: a value (`trainer.set`), the order, a layer's
+        attribute. It is trained for so many batches; then everything is put back as it was. Nothing of it is saved, and sinks are
+        told of a replay. With `keep` the run goes on with one of them: its function is called once more, as part of the record, and
+        the next `fit()` comes to the figures that were seen here.
+
+        Args:
+            variants: The functions by name.
+            batches: How many batches each is trained for; fewer where the run ends before.
+            keep: Which one to go on with: a name, or a function that is given the trial and returns one, or None for none.
+
+        Returns:
+            The figures of each; its text is a table, `plot(path)` draws the curves.
+
+        Raises:
+            ValueError: There are no variants, or none of that name is kept; the run is done.
+            TornStateError: The state is not whole.
+            RuntimeError: The trainer runs, or a handler asks: pause it first.
+
+        Example:
+            ```
+            def half(trainer):
+                trainer.set("optimizer.param_groups.*.lr", 0.5e-3)
+
+            trial = trainer.try_({"half-lr": half, "as it is": lambda trainer: None}, batches=200)
+            trial.plot("trial.png")
+            ```
+        """
+        trainer = self._trainer
+        trainer.refuse_torn()
+        _refuse_handler(trainer, "try_")
+        _refuse_variants(trainer, variants, batches, keep)
+        with trainer.steering.once(trainer, Change("try", ", ".join(variants))) as call:
+            trial = None if call.is_new or call.number is None else kept_in(trainer, call.number)
+        if trial is None:
+            trial = tried(trainer, variants, batches)
+            trial = replace(trial, kept=keep(trial) if callable(keep) else keep)
+            write_down(trainer, trial, call.number)
+        if trial.kept is not None:
+            if trial.kept not in variants:
+                raise ValueError(f"try_(keep={trial.kept!r}): expected one of {list(variants)}")
+            variants[trial.kept](trainer)
+        return trial
+
+    def _require_run(self, verb: str) -> Path:
+        run = self._trainer.run.path
+        if run is None or self._trainer.run.checkpoints is None:
+            raise ValueError(
+                f"{verb}: runs=None, or the trainer was closed: there is no run; give the trainer runs=..."
+            )
+        return run
+
+
+def _refuse_handler(trainer: Trainer, verb: str) -> None:
+    if trainer.handling is not None:
+        raise RuntimeError(
+            f"trainer.{verb} was called in a handler of {trainer.handling[0]}: let the handler call trainer.pause(), and call it "
+            "once fit() has raised Interrupted"
+        )
+
+
+def _refuse_variants(trainer: Trainer, variants: Any, batches: Any, keep: Any) -> None:
+    if not isinstance(variants, dict) or not variants or not all(map(callable, variants.values())):
+        raise ValueError(
+            f"try_({variants!r:.80}): expected a dict of functions that take the trainer, by name"
+        )
+    if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
+        raise ValueError(f"try_(batches={batches!r}): expected a whole number from 1 up")
+    if keep is not None and not callable(keep) and keep not in variants:
+        raise ValueError(f"try_(keep={keep!r}): expected one of {list(variants)}")
+    if trainer.progress.phase is Phase.DONE:
+        raise ValueError("try_: the run is done; go back first, with trainer.rewind, or ask for more epochs")
 
 
 def _where(to: Any, batches: Any) -> dict[str, Any]:

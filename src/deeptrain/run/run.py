@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from deeptrain.run.directory import RunDirectory
     from deeptrain.trainer import Trainer
 
+FOREVER = 1 << 62
+
 # Runs that a trainer of this process holds: a second trainer on the same run takes over.
 _held: dict[Path, Run] = {}
 
@@ -137,7 +139,9 @@ class Run:
             trainer.load_state_dict(found.state)
             self._check_same(found.state, trainer, taken=resume == "take")
             finish()
-            if found.parent is None:
+            if found.parent is not None:
+                trainer.steering.forget()  # another script's calls
+            else:
                 assert self._journal is not None
                 self._go_on_with(found.line, trainer)
                 self._replay = Replaying(self._journal, after=trainer.progress.train.iterations)
@@ -285,6 +289,22 @@ class Run:
             self.checkpoints.muted = trainer.display.quiet = False
         if verdict is not None:
             trainer.display.on_replay(verdict)
+
+    @contextlib.contextmanager
+    def aside(self, trainer: Trainer) -> Iterator[None]:
+        """While the trainer tries something out: nothing is saved, shown or written down, and sinks are told of a replay."""
+        journal, replay, until, unsaved = self._journal, self._replay, self.replay_until, self._unsaved
+        self._journal, self._replay, self.replay_until = None, None, FOREVER
+        trainer.display.quiet = True
+        if self.checkpoints is not None:
+            self.checkpoints.muted = True
+        try:
+            yield
+        finally:
+            self._journal, self._replay, self.replay_until, self._unsaved = journal, replay, until, unsaved
+            trainer.display.quiet = False
+            if self.checkpoints is not None:
+                self.checkpoints.muted = False
 
     # ------------------------------------------------------------------ what came of saving
 

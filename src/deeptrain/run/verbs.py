@@ -97,8 +97,8 @@ class SavingVerbs(TrainerPart):
             `trainer.load("here", skip=["optimizer.param_groups.*.lr"])` keeps the present learning rate.
         """
         trainer, change = self._trainer, Change("load", str(path))
-        with trainer.steering.loading(trainer, change) as is_new:
-            if not is_new:
+        with trainer.steering.once(trainer, change) as call:
+            if not call.is_new:
                 return None
             loaded = trainer.run.read_into(trainer, path, only, skip)
             trainer.load_state_dict(loaded.state)
