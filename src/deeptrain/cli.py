@@ -1,4 +1,4 @@
-"""The command line: `deeptrain demo | info | diff | prove | convert | verify`."""
+"""The command line: `deeptrain demo | info | log | diff | prove | convert | verify`."""
 
 from __future__ import annotations
 
@@ -68,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         "arguments", metavar="...", nargs=argparse.REMAINDER, help="the script's own arguments"
     )
     prove.set_defaults(run=_prove)
+    log = commands.add_parser("log", help="the tree of a run's branches, with what was done to it")
+    log.add_argument("path", metavar="RUN", type=Path)
+    log.set_defaults(run=_log)
     add_convert(commands)
     add_verify(commands)
     return parser
@@ -83,6 +86,13 @@ def _info(parsed: argparse.Namespace) -> int:
     from deeptrain.run.reader import open_run  # noqa: PLC0415
 
     print(open_run(parsed.path).describe())
+    return 0
+
+
+def _log(parsed: argparse.Namespace) -> int:
+    from deeptrain.run.log import RunLog  # noqa: PLC0415
+
+    print(RunLog(parsed.path))
     return 0
 
 
