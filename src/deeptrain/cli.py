@@ -1,4 +1,4 @@
-"""The command line: `deeptrain demo | info | log | diff | prove | convert | verify`."""
+"""The command line: `deeptrain demo | info | log | diff | prove | replay | convert | verify`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from deeptrain.checkpoint.verify_cli import add_verify
 from deeptrain.data.convert_cli import add_convert
+from deeptrain.run.replay_cli import add_replay
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     log.set_defaults(run=_log)
     add_convert(commands)
     add_verify(commands)
+    add_replay(commands)
     return parser
 
 

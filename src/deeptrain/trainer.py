@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from deeptrain.data.batch import Batch
     from deeptrain.data.loader import BatchLoader
     from deeptrain.evaluation.validation import Validation
+    from deeptrain.run.travel import Travel
 
 # What a commit raises, by what it brought to completion.
 _ENDS = {
@@ -240,9 +241,14 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
         with self.interrupts:
             try:
                 self._start()
+                travel = self.run.travel
                 while self.progress.phase is not Phase.DONE and not self._rests_at(counter, goal, stop=stop):
+                    if travel is not None and self._rests_at(travel.counter, travel.count, stop=True):
+                        break
                     self._advance()
                     goal = goal if stop or self._loop_goal is None else self._loop_goal
+                if travel is not None:
+                    self._end_travel(travel)
                 if self.progress.phase is not Phase.DONE and self.interrupts.requested is not None:
                     self._pause_as_asked()
             except BaseException as error:
@@ -251,6 +257,11 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
             finally:
                 if stop:
                     self._stop()
+
+    def _end_travel(self, travel: Travel) -> None:
+        """End the script where it was only to come to a point of another run again; see `deeptrain replay`."""
+        if getattr(self.progress.train, travel.counter) >= travel.count:
+            raise self.run.arrive(self)
 
     def retrace(self, counter: str, count: int, limit: float = float("inf"), *, finish: bool = True) -> None:
         """Go on to a count, to where all that follows from it is through; part of a rewind or a trial.

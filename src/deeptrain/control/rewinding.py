@@ -14,6 +14,7 @@ from deeptrain.checkpoint.format import read_checkpoint
 from deeptrain.checkpoint.reading import CorruptCheckpoint
 from deeptrain.control.changes import prepare_edit
 from deeptrain.data.edits import from_plain
+from deeptrain.run.travel import before, nothing_before
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,22 +71,10 @@ class Rewind:
                 )
             return found[-1:]
         counter, count = self._goal
-        behind = [facts for facts in known if self._is_behind(facts, counter, count)]
+        behind = before(known, self._line, counter, count)
         if not behind:
-            raise ValueError(self._nothing_before(known, counter, count))
-        return sorted(behind, key=lambda facts: (facts.counts[counter], facts.sequence), reverse=True)
-
-    def _is_behind(self, facts: Facts, counter: str, count: int) -> bool:
-        done = facts.counts.get(counter, count + 1)
-        on_line = self._line.holds(facts.line, facts.counts.get("iterations", 0))
-        return on_line and (done < count or (done == count and counter in facts.rest))
-
-    def _nothing_before(self, known: list[Facts], counter: str, count: int) -> str:
-        there = sorted({int(facts.counts.get(counter, 0)) for facts in known})
-        return (
-            f"rewind: no checkpoint is left from which to go to {counter}={count}; there are some at {counter} {there}. Keep "
-            "more of them: Checkpoints(keep=10), each=Every(epochs=1), or trainer.checkpoint(tag=...) before what you may undo"
-        )
+            raise ValueError(nothing_before(known, counter, count, "rewind"))
+        return behind
 
     def keep_tip(self) -> None:
         """See that the state as it is now is on the disk: a rewind loses nothing, and where it is left, this is gone back to."""

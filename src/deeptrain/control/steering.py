@@ -140,7 +140,11 @@ class Steering:
         self._resumed_at, self._to_pass = trainer.progress.train.iterations, len(self._script)
         if trainer.run.path is None:
             return
-        recorded = _recorded(trainer.run.path / "journal.jsonl", self._resumed_at, RECORDED)
+        travel = trainer.run.travel
+        if travel is not None and not travel.interventions:
+            return
+        journal = trainer.run.path / "journal.jsonl" if travel is None else travel.journal
+        recorded = _recorded(journal, self._resumed_at, RECORDED)
         self._next = max([-1, *self._prompt, *(number for _, number in recorded)]) + 1
         self._make_again(recorded)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
@@ -188,6 +189,16 @@ def write_start(
     path = record / f"start-{number}.json"
     write_json(path, start)
     return path
+
+
+def newest_start(run: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """How the newest start of a run was made; None where its record cannot be read."""
+    record = Path(run) / "record"
+    with suppress(OSError, ValueError):
+        number = _next_number(record) - 1
+        found = json.loads((record / f"start-{number:04d}.json").read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else None
+    return None
 
 
 def _next_number(record: Path) -> int:

@@ -13,6 +13,7 @@ from deeptrain.run.replay import Replay, ReplayMismatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from deeptrain.control.journal import Journal
     from deeptrain.data.batch import Batch
@@ -26,17 +27,20 @@ class Replaying:
     Args:
         journal: The run's journal, open.
         after: The count of iterations of the state that the run goes on from.
+        source: The journal to compare with, where it is another run's; then what is computed here is news here.
 
     Attributes:
         until: The last iteration that the journal tells of on the present line of history.
         over: Whether nothing is compared any more.
+        verdict: What was found, once it is.
     """
 
-    def __init__(self, journal: Journal, *, after: int) -> None:
-        self._journal = journal
-        self._replay = Replay(journal.path, after=after)
+    def __init__(self, journal: Journal, *, after: int, source: Path | None = None) -> None:
+        self._journal, self._is_news = journal, source is not None
+        self._replay = Replay(source or journal.path, after=after)
         self.until = self._replay.until
         self.over = self._replay.done
+        self.verdict: Verdict | None = None
         # The iteration at which the run was stopped; its line is written should the run go on nevertheless.
         self._refused: tuple[int, Batch, dict[str, Any]] | None = None
 
@@ -67,10 +71,13 @@ class Replaying:
             self._journal.iteration(at, batch, figures)
             return
         verdict = self._replay.compare(at, batch, figures)
-        if verdict is None or verdict.identical:
+        if self._is_news:
+            self._journal.iteration(at, batch, figures)
+        elif verdict is None or verdict.identical:
             self._journal.again(at, batch, figures)
         if verdict is None:
             return
+        self.verdict = verdict
         trainer.display.on_replay(verdict)
         if verdict.identical:
             self.over = True
@@ -82,8 +89,11 @@ class Replaying:
 
     def _warn(self, verdict: Verdict, batch: Batch, figures: dict[str, Any]) -> None:
         self.over = True
-        self._journal.add("replay", **verdict.entry(), cut=verdict.at)
-        self._journal.iteration(verdict.at, batch, figures)
+        if self._is_news:
+            self._journal.add("replay", **verdict.entry())
+        else:
+            self._journal.add("replay", **verdict.entry(), cut=verdict.at)
+            self._journal.iteration(verdict.at, batch, figures)
         # Last, because a filter may make an exception of it.
         warnings.warn(f"{self._journal.path.parent}: {verdict}", stacklevel=2)
 

@@ -14,6 +14,7 @@ from deeptrain.checkpoint.store import CheckpointStore
 from deeptrain.run.branches import newest_of
 from deeptrain.run.directory import RunDirectory
 from deeptrain.run.fingerprint import FingerprintMismatch, Mismatch, compare
+from deeptrain.run.travel import Travel
 from deeptrain.state.progress import Phase
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Found:
         passed_over: Newer checkpoints that were not whole, each with the reason.
         unfinished: Where no name was given, the runs without a name that could be gone on from.
         line: The branch that the run is on.
+        travel: The point of another run to come to again, or None.
     """
 
     state: dict[str, Any] | None = None
@@ -47,6 +49,7 @@ class Found:
     passed_over: list[str] = field(default_factory=list)
     unfinished: list[Path] = field(default_factory=list)
     line: Line = field(default_factory=Line)
+    travel: Travel | None = None
 
 
 def find(trainer: Trainer, runs: Path, name: str | None, resume: str | PathLike[str], hold: Hold) -> Found:
@@ -62,6 +65,10 @@ def find(trainer: Trainer, runs: Path, name: str | None, resume: str | PathLike[
     Raises:
         ValueError: `resume` is neither a choice nor a path that holds a run or a checkpoint.
     """
+    if (travel := Travel.asked_for(name)) is not None:
+        source, state, info = travel.start()
+        hold(RunDirectory.create(Path(travel.run).parent, travel.into))
+        return Found(state, info, source, travel=travel)
     if resume == "new" or (name is None and resume == "auto"):
         others = [] if name is not None else unfinished(runs)
         hold(RunDirectory.create(runs, name))

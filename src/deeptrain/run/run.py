@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     from deeptrain.data.batch import Batch
     from deeptrain.run.directory import RunDirectory
+    from deeptrain.run.replay import Verdict
+    from deeptrain.run.travel import Travel
     from deeptrain.trainer import Trainer
 
 FOREVER = 1 << 62
@@ -59,6 +61,7 @@ class Run:
         proving: Whether `deeptrain prove` started the process: then every iteration is traced.
         replay_until: Up to which count of iterations a process that died had come before.
         line: The branch that it is on.
+        travel: The point of another run that it is to come to, or None.
         checkpoints: Its checkpoints; None where there is no run, or it was closed.
     """
 
@@ -66,6 +69,8 @@ class Run:
         self.path = path
         self.replay_until = 0
         self.line = Line()
+        self.travel: Travel | None = None
+        self._verdict: Verdict | None = None
         self.proving = False
         self.taken_over = False
         self._directory: RunDirectory | None = None
@@ -139,7 +144,15 @@ class Run:
             trainer.load_state_dict(found.state)
             self._check_same(found.state, trainer, taken=resume == "take")
             finish()
-            if found.parent is not None:
+            if found.travel is not None:
+                assert self._journal is not None
+                self.travel = found.travel
+                source = found.travel.journal
+                self._replay = Replaying(
+                    self._journal, after=trainer.progress.train.iterations, source=source
+                )
+                self.replay_until = self._replay.until
+            elif found.parent is not None:
                 trainer.steering.forget()  # another script's calls
             else:
                 assert self._journal is not None
@@ -306,6 +319,14 @@ class Run:
             if self.checkpoints is not None:
                 self.checkpoints.muted = False
 
+    def arrive(self, trainer: Trainer) -> Interrupted:
+        """The point that the run was to come to is there: save, report, and give what ends the script."""
+        assert self.travel is not None
+        travel, self.travel = self.travel, None
+        self.save(trainer)
+        verdict = self._verdict if self._replay is None else self._replay.end()
+        return travel.report(trainer, verdict)
+
     # ------------------------------------------------------------------ what came of saving
 
     def look_for_saved(self) -> None:
@@ -466,7 +487,7 @@ class Run:
             raise
         finally:
             if replay.over:
-                self._replay = None
+                self._replay, self._verdict = None, replay.verdict
 
     def rest(self) -> None:
         """The trainer stops running for now: what waits to be written is written.
