@@ -11,7 +11,7 @@ from deeptrain.control import rewinding
 from deeptrain.control.journal import Journal, read_journal
 from deeptrain.run.checkpointing import Checkpointing
 from tests.core.test_steering import DECAY, Dies, again_and_again
-from tests.support import fresh, recipes
+from tests.support import faults, fresh, recipes
 
 EVERY = dt.Checkpoints(every=dt.Every(batches=3), keep=20)
 
@@ -518,3 +518,52 @@ def test_a_rewind_does_not_disturb_the_streams(tmp_path):
     other = make(tmp_path / "other")
     other.fit(until=dt.At(batch=9))
     assert torch.equal(drawn, torch.rand(3))
+
+
+# ------------------------------------------------------------------ every system call
+
+
+def under_faults(runs, at=None, what=None):
+    """The script's rewind with a fault at one of its system calls; gives how many there are, and the end of the run."""
+    t = make(runs)
+    t.fit(until=dt.At(batch=11))
+    with faults.Layer(runs, at, what) as layer:
+        try:
+            t.rewind(batches=4)
+        except (dt.CheckpointError, OSError):
+            assert layer.done
+    if layer.done and t.run.line.branch == 0:
+        assert (t.progress.train.batches, t.progress.torn) == (11, None)
+        t.rewind(batches=4)
+    t.fit()
+    t.close()
+    branch = t.run.line.branch
+    return len(layer.calls), dt.digest(t.state_dict()), branch, t.progress.train.iterations
+
+
+def kill_at_each(place, calls):
+    _, *expected = fresh.run(under_faults, place / "untouched")
+    for at in calls:
+        for what in ("kill before", "kill after"):
+            process, _ = fresh.start(under_faults, place / f"{at} {what}", at, what)
+            process.join()
+            assert process.exitcode == faults.KILLED
+            assert fresh.run(under_faults, place / f"{at} {what}")[1:] == tuple(expected), (at, what)
+
+
+def test_the_process_is_killed_before_and_after_sampled_calls(tmp_path):
+    count = fresh.run(under_faults, tmp_path / "count")[0]
+    assert count > 30
+    kill_at_each(tmp_path, range(0, count, 6))
+
+
+@pytest.mark.torture
+def test_the_process_is_killed_before_and_after_each_call(tmp_path):
+    kill_at_each(tmp_path, range(fresh.run(under_faults, tmp_path / "count")[0]))
+
+
+@pytest.mark.parametrize("what", ["ENOSPC", "EIO", "short"])
+def test_each_call_fails(tmp_path, what):
+    count, *expected = fresh.run(under_faults, tmp_path / "untouched")
+    for at in range(0, count, 7):
+        assert fresh.run(under_faults, tmp_path / str(at), at, what)[1:] == tuple(expected), at
