@@ -147,7 +147,7 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
         super().__init__()
         self._started = self._committing = False
         self._wake_at = 0.0
-        self.handling: tuple[str, dict[str, Any], list[Any]] | None = None
+        self.handling: tuple[str, dict[str, Any] | None, list[Any]] | None = None
         self._dues = _dues(None if validation is None else validation.every, self.checkpoints.every)
         self._heard = bool(self.handlers.calls["train_iter_end"] or self.handlers.calls["train_batch_end"])
 
@@ -313,7 +313,11 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
     def _rests_at(self, counter: str, goal: int, *, stop: bool) -> bool:
         """Whether to stop here. A loop's body counts to its iteration, so that a checkpoint waits until it is through."""
         done = self.progress.train
-        if getattr(done, counter) < goal or (done.epochs >= self.epochs and stop):
+        if getattr(done, counter) < goal:
+            return False
+        if self.schedule.awaits_registration(self.progress.pending):
+            return True
+        if done.epochs >= self.epochs and stop:
             return False
         return all(task.kind == "checkpoint" and not stop for task in self.progress.pending)
 
@@ -416,8 +420,9 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
         self._last = (batch, outcome, figures, (*names, *follow))
         if self._heard or moved is EPOCH_END:
             self.put_handlers(names, self._event())
-        for kind in follow:
-            self.progress.pending.append(Task(kind))
+        if follow or self.schedule.entries:
+            tasks = [Task(kind) for kind in follow]
+            self.progress.pending.extend(self.schedule.put_between(tasks, done, moved))
 
     def _event(self) -> Event:
         batch, outcome, figures, coincides = self._last
@@ -449,24 +454,48 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
             self._handle(task)
         elif task.kind == "validation":
             self.judging.advance(self)
+        elif task.kind == "scheduled":
+            self.schedule.deliver(task)
         elif task.kind == "finish":
             self._finish_now(task)
         else:
             self._save_pending(task)
 
     def _handle(self, task: Task) -> None:
-        """Call one handler; if it does not come to its end, put back its declared state and what abort covers."""
+        """Call one handler; one of a validation's events under seeds of its own."""
         callback, event = self.handlers.by_name[task.callback], task.event
-        self.rollback.capture()
-        state, place = copy.deepcopy(callback.state_dict()), self.rollback.place
-        groups, order = group_values(self.learner.optimizers()), self.train.mark()
-        in_validation = event.name.startswith("val_")
+        state = copy.deepcopy(callback.state_dict())
+        seeds = (
+            (*self.judging.key(self), event.name, task.callback) if event.name.startswith("val_") else None
+        )
 
         def call() -> None:
-            self.handling = (task.callback, state, place)
-            if in_validation:
-                self.streams.seed(*self.judging.key(self), event.name, task.callback)
+            if seeds is not None:
+                self.streams.seed(*seeds)
             self.handlers.calls[event.name][task.callback](self, event)
+
+        place = self.call_abortably(
+            task.callback, call, state, lambda: callback.load_state_dict(copy.deepcopy(state))
+        )
+        if seeds is not None:
+            self.streams.restore(place)
+        self.end_delivery()
+
+    def call_abortably(
+        self, name: str, call: Callable[[], None], state: dict[str, Any] | None, undo_more: Callable[[], None]
+    ) -> list[Any]:
+        """Call the user's code; if it does not come to its end, put back its declared state and what abort covers.
+
+        Returns:
+            Where the random streams stood before.
+        """
+        self.rollback.capture()
+        place = self.rollback.place
+        groups, order = group_values(self.learner.optimizers()), self.train.mark()
+
+        def work() -> None:
+            self.handling = (name, state, place)
+            call()
 
         def undo(_: BaseException) -> None:
             self.handling = None
@@ -474,12 +503,14 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
             self.rollback.restore()
             put_back_groups(self.learner.optimizers(), groups)
             self.train.back_to(order)
-            callback.load_state_dict(copy.deepcopy(state))
+            undo_more()
 
-        self.interrupts.abortably(call, undo)
+        self.interrupts.abortably(work, undo)
         self.handling = None
-        if in_validation:
-            self.streams.restore(place)
+        return place
+
+    def end_delivery(self) -> None:
+        """The user's code has returned: it is pending no more, and what it asked for is made."""
         self.progress.pending.popleft()
         self.steering.end_handler(self)
 

@@ -49,6 +49,7 @@ RECIPES = {
     "repeat": {"scheduler": "onecycle", "preprocess": "repeat"},
     "until": {"scheduler": "multistep", "preprocess": "until"},
     "steered": {"scheduler": "multistep", "steered": True},
+    "scheduled": {"scheduler": "multistep", "scheduled": True},
     "workers": {"scheduler": "onecycle", "feed": "torch", "workers": 2},
 }
 
@@ -65,7 +66,7 @@ def all_safe_points(recipe, runs=None):
 CASES = [("onecycle", start, 4) for start in range(4)]
 CASES += [(name, 0, 6) for name in ("multistep", "plateau", "epochs", "torch_loader")]
 CASES += [("dataset", 0, 9), ("stateful", 0, 6), ("iterable", 0, 9), ("dataset_workers", 20, 40)]
-CASES += [("steered", 0, 6)]
+CASES += [("steered", 0, 6), ("scheduled", 0, 2), ("scheduled", 1, 2)]
 CASES += [("windows", 0, 3), ("repeat", 0, 6), ("until", 0, 6), ("workers", 20, 40)]
 
 

@@ -141,6 +141,43 @@ class Rewinder(dt.Callback):
             trainer.rewind(batches=4, skip=event.batch)
 
 
+def jolt(trainer):
+    """A scheduled intervention: draws numbers, sets values, asks for a validation."""
+    trainer.set("model.head*", torch.rand(()).item() * random.random())
+    trainer.set("optimizer.param_groups.*.weight_decay", 0.25)
+    trainer.request_validation()
+
+
+def cut(trainer):
+    """A scheduled intervention: edits the order, and asks for a checkpoint."""
+    trainer.train.set_batch_size(5)
+    trainer.set("callbacks.Jitter.drawn", [np.random.rand()])
+    trainer.request_checkpoint()
+
+
+def soften(trainer):
+    """A scheduled intervention that changes the rates itself."""
+    for group in trainer.learner.optimizer.param_groups:
+        group["eps"] *= 2
+
+
+# Two at one point, at a validation's point, in the middle of an epoch, at an epoch's end, at the very end.
+SCHEDULE = [
+    (dt.At(batch=7), jolt),
+    (dt.At(iteration=4), soften),
+    (dt.At(iteration=4), jolt),
+    (dt.At(epoch=1), cut),
+    (dt.At(update=11), soften),
+    (dt.At(epoch=EPOCHS), jolt),
+]
+
+
+def schedule(t):
+    """Register them."""
+    for point, fn in SCHEDULE:
+        assert t.at(point, fn)
+
+
 def write_files(place, sizes=(7, 12, 9, 14, 8, 10)):
     """Numbered sets of the rows that the other recipes have in memory."""
     place.mkdir(parents=True)
@@ -257,7 +294,7 @@ def _callbacks(edits, steered, rewound):
 def trainer(
     scheduler="onecycle", *, shuffle="global", runs=None, name=None, epochs=EPOCHS, every=7, callbacks=None,
     validate=True, feed=None, workers=0, checkpoints=None, verbosity=0, preprocess=None, files=None, edits=None,
-    steered=False, rewound=False, **more,
+    steered=False, rewound=False, scheduled=False, **more,
 ):  # fmt: skip
     """Make a trainer as a script would: streams seeded, then model, data, trainer."""
     dt.reproducible(seed=3)
@@ -276,7 +313,7 @@ def trainer(
     )
     unit = "batches" if preprocess is None else "iterations"  # in the middle of a batch, too
     cadence = dt.Every(**{unit: every}) if every else None
-    return dt.Trainer(
+    made = dt.Trainer(
         step,
         train,
         validation=dt.Validation(val, metrics={"accuracy": accuracy}, every=cadence) if validate else None,
@@ -288,6 +325,9 @@ def trainer(
         verbosity=verbosity,
         **more,
     )
+    if scheduled:
+        schedule(made)
+    return made
 
 
 def advance(t, safe_points):

@@ -20,7 +20,9 @@ def gather(trainer: Trainer) -> dict[str, Any]:
     callbacks, place, progress = trainer.handlers.state_dict(), None, trainer.progress.state_dict()
     if trainer.handling is not None:
         # Inside a handler: the state in which it has not been called yet, so that it will be.
-        name, callbacks[name], place = trainer.handling
+        name, state, place = trainer.handling
+        if state is not None:
+            callbacks[name] = state
     return {
         "version": VERSION,
         "seed": trainer.seed,

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deeptrain.control.breaks import Breaks
 from deeptrain.control.part import TrainerPart
+from deeptrain.control.schedule import Schedule
 from deeptrain.control.steering import Change, Steering
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from deeptrain.state.cadence import At
+    from deeptrain.trainer import Trainer
 
 
 class SteeringVerbs(TrainerPart):
@@ -15,10 +22,12 @@ class SteeringVerbs(TrainerPart):
     Attributes:
         steering: What is asked of the run.
         breaks: Its breakpoints.
+        schedule: Its scheduled interventions.
     """
 
     def __init__(self) -> None:
         self.steering, self.breaks = Steering(), Breaks()
+        self.schedule = Schedule(self._trainer)
 
     def set(self, path: str, value: Any) -> str:
         """Set a value of the state, such as a rate, a weight, or what a callback keeps. The change is part of the record.
@@ -79,3 +88,28 @@ class SteeringVerbs(TrainerPart):
             `trainer.break_when("train.loss > 10 or model.*.grad > 100")`
         """
         return str(self.breaks.add(self._trainer, condition))
+
+    def at(self, point: At, fn: Callable[[Trainer], object]) -> str:
+        """Have a function called when the run comes to a point; a script that is run again registers the same again.
+
+        It is called once the handlers of that commit and a validation that follows from it are through, and before a
+        checkpoint, as a handler is: when it raises or is aborted, random streams, rates and the order are put back and it
+        is called again when the run goes on. What it sets and asks for is made when it has returned. Several at one point
+        are called in the order in which they were registered.
+
+        Args:
+            point: Such as `dt.At(epoch=5)`, counted from the run's beginning.
+            fn: Called with the trainer.
+
+        Returns:
+            What became of it, in words: under which number it is registered, or that its point is behind, where nothing is
+            called. `trainer.schedule.remove(number)` removes it.
+
+        Raises:
+            TypeError: It is no point, or no function.
+            RuntimeError: The trainer runs; or the restored state waits for another function under this number.
+
+        Example:
+            `trainer.at(dt.At(epoch=5), lambda trainer: trainer.set("optimizer.param_groups.*.weight_decay", 0.1))`
+        """
+        return self.schedule.register(point, fn)

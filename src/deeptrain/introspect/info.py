@@ -88,6 +88,8 @@ def _line(trainer: Trainer) -> str:
 def pending_in_words(progress: Progress) -> tuple[str, ...]:
     """What waits for delivery, such as "on_train_batch_end of Count"."""
     return tuple(
-        f"on_{task.event.name} of {task.callback}" if task.kind == "handler" else task.kind
+        f"on_{task.event.name} of {task.callback}"
+        if task.kind == "handler"
+        else f"{task.kind} {task.callback}".rstrip()
         for task in progress.pending
     )

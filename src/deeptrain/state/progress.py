@@ -56,13 +56,15 @@ class ValidationCount:
 class Task:
     """One thing that a commit left to be done: a handler to call, a validation to run, a checkpoint to save.
 
+    A scheduled intervention is called by what it was registered as, see `Schedule`.
+
     Attributes:
         kind: What is to be done.
         event: What happened, given to the handler; None for the other kinds.
-        callback: The name of the callback whose handler is called.
+        callback: The name of the callback whose handler is called; of a scheduled intervention its label.
     """
 
-    kind: Literal["handler", "validation", "checkpoint", "finish"]
+    kind: Literal["handler", "validation", "scheduled", "checkpoint", "finish"]
     event: Any = None
     callback: str = ""
 
