@@ -148,17 +148,23 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
         self._started = self._committing = False
         self._wake_at = 0.0
         self.handling: tuple[str, dict[str, Any] | None, list[Any]] | None = None
-        self._dues = _dues(None if validation is None else validation.every, self.checkpoints.every)
-        self._heard = bool(self.handlers.calls["train_iter_end"] or self.handlers.calls["train_batch_end"])
+        self.replaced: list[dict[str, Any]] = []
+        self.listen()
 
-        self.learner.prepare(self._totals())
+        self.learner.prepare(self.totals())
         self.learner.bind(self._begin_commit)
         self.rollback = Rollback(self.streams, self.learner.modules())
-        self.settings: dict[str, Any] = plain(self._settings())
+        self.settings: dict[str, Any] = plain(self.settings_of_parts())
         self.run = Run.open(self, runs=runs, name=name, resume=resume)
         self.run.restore(self, str(resume))
         self.steering.resume(self)
         steer_edits(self)
+
+    def listen(self) -> None:
+        """Note what follows from commits, and whether anybody is told of each."""
+        judged = self.judging.validation
+        self._dues = _dues(None if judged is None else judged.every, self.checkpoints.every)
+        self._heard = bool(self.handlers.calls["train_iter_end"] or self.handlers.calls["train_batch_end"])
 
     def _begin_at_the_beginning(self) -> None:
         """A loader that another loop has used goes back; in the middle of an epoch that may not be what is meant."""
@@ -482,7 +488,11 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
         self.end_delivery()
 
     def call_abortably(
-        self, name: str, call: Callable[[], None], state: dict[str, Any] | None, undo_more: Callable[[], None]
+        self,
+        name: str,
+        call: Callable[[], object],
+        state: dict[str, Any] | None,
+        undo_more: Callable[[], None],
     ) -> list[Any]:
         """Call the user's code; if it does not come to its end, put back its declared state and what abort covers.
 
@@ -603,12 +613,13 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
                 "call trainer.register_generator(name, generator) for each before training"
             )
 
-    def _totals(self) -> Totals:
+    def totals(self) -> Totals:
+        """How much the whole run does, by the train loader."""
         iterations, each = self.train.iterations(self.epochs), self.train.batches
         batches = None if each is None else self.epochs * each
         return Totals(iterations=iterations, batches=batches, updates=iterations, epochs=self.epochs)
 
-    def _settings(self) -> dict[str, Any]:
+    def settings_of_parts(self) -> dict[str, Any]:
         """How every part was made, as plain values: what must match when a run is continued."""
         data = {"train": self.train.settings(), **self.judging.data_settings()}
         judged = self.judging.settings()

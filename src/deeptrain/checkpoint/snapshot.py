@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.callbacks.base import Event
@@ -33,6 +34,7 @@ def gather(trainer: Trainer) -> dict[str, Any]:
         "history": trainer.history.state_dict(),
         "callbacks": callbacks,
         "steering": trainer.steering.state_dict(),
+        **({"replaced": copy.deepcopy(trainer.replaced)} if trainer.replaced else {}),
     }
 
 
@@ -54,6 +56,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
     trainer.history.load_state_dict(state["history"])
     trainer.train.load_state_dict(state["data"]["train"])
     trainer.seed = state["seed"]
+    trainer.replaced = copy.deepcopy(state.get("replaced", []))
     trainer.judging.forget()
     trainer.steering.load_state_dict(state["steering"])
     progress = _progress(trainer, state["progress"])

@@ -24,6 +24,7 @@ _ELSEWHERE = {
     "random": "torch.manual_seed and its like move the streams, and they are saved where they then stand",
     "history": "it is a record",
     "steering": "it is a record",
+    "replaced": "it is a record",
     "seed": "it was given when the run began",
     "version": "it says how the state is written",
 }

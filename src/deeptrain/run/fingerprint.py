@@ -53,13 +53,23 @@ class Mismatch(NamedTuple):
 class FingerprintMismatch(ValueError):  # noqa: N818 - what it is, and a public name
     """The script is not the one that the run was started with. Nothing was trained.
 
+    Args:
+        mismatches: Each setting that differs.
+        run: The run.
+        replaced: What was replaced in it on the way, see `Trainer.replace`.
+
     Attributes:
         mismatches: Each setting that differs.
     """
 
-    def __init__(self, mismatches: Iterable[Mismatch], run: str | PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        mismatches: Iterable[Mismatch],
+        run: str | PathLike[str] | None = None,
+        replaced: Iterable[dict[str, Any]] = (),
+    ) -> None:
         self.mismatches = list(mismatches)
-        super().__init__(_message(self.mismatches, run))
+        super().__init__(_message(self.mismatches, run) + _of_replaced(self.mismatches, replaced))
 
 
 def compare(recorded: dict[str, Any], present: dict[str, Any]) -> list[Mismatch]:
@@ -115,4 +125,32 @@ def _message(mismatches: list[Mismatch], run: str | PathLike[str] | None) -> str
         f"{which} was started with other settings than this script's (the run's -> the script's):{lines}{more}\n"
         'choose: resume="new" starts another run; resume="keep" goes on with the run\'s values; resume="take" goes '
         "on with the script's. A model with other parameters needs a new run."
+    )
+
+
+def part_of(path: str) -> str:
+    """Which part a setting belongs to, as `Trainer.replace` calls them."""
+    first, *rest = split(path)
+    return {"step": rest, "data": rest}.get(first, [first])[0].removesuffix("_by")
+
+
+def replaced_parts(replaced: Iterable[dict[str, Any]]) -> set[str]:
+    """All parts that were replaced on the way."""
+    return {part for each in replaced for part in each["parts"]}
+
+
+def _of_replaced(mismatches: list[Mismatch], replaced: Iterable[dict[str, Any]]) -> str:
+    """What became of the parts that differ, where they were replaced on the way."""
+    parts = {part_of(mismatch.path) for mismatch in mismatches}
+    lines = [
+        f"\n  {', '.join(each['parts'])} at iteration {each['at']}"
+        for each in replaced
+        if not parts.isdisjoint(each["parts"])
+    ]
+    if not lines:
+        return ""
+    return (
+        f"\nparts of the run were replaced on the way (trainer.replace):{''.join(lines)}\n"
+        "so make the trainer with the new parts and without that call, and it goes on; or start from a checkpoint of before, "
+        "with its path as resume=..., where there still is one"
     )

@@ -13,9 +13,12 @@ from deeptrain.checkpoint.line import Line
 from deeptrain.checkpoint.store import CheckpointStore
 from deeptrain.run.branches import newest_of
 from deeptrain.run.directory import RunDirectory
-from deeptrain.run.fingerprint import FingerprintMismatch, Mismatch, compare
+from deeptrain.run.fingerprint import FingerprintMismatch, Mismatch, compare, part_of, replaced_parts
+from deeptrain.run.record import plain
 from deeptrain.run.travel import Travel
 from deeptrain.state.progress import Phase
+from deeptrain.step.exchange import Rest
+from deeptrain.step.supervised import SupervisedStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +79,7 @@ def find(trainer: Trainer, runs: Path, name: str | None, resume: str | PathLike[
     if resume in CHOICES:
         return _continue(trainer, runs, name, hold)
     found = _from_path(Path(resume))
+    schedule_as(trainer, found.state or {})
     hold(RunDirectory.create(runs, name))
     return found
 
@@ -103,7 +107,13 @@ def _continue(trainer: Trainer, runs: Path, name: str | None, hold: Hold) -> Fou
     if not store.paths():
         return Found()  # it died before its first checkpoint, so nothing was trained
     newest = newest_of(directory.path)
-    if newest.info["phase"] == Phase.DONE.value and compare(newest.info["settings"], trainer.settings):
+    schedule_as(trainer, newest.tree)
+    done, mismatches = (
+        newest.info["phase"] == Phase.DONE.value,
+        compare(newest.info["settings"], trainer.settings),
+    )
+    replaced = replaced_parts(newest.tree.get("replaced", []))
+    if done and mismatches and replaced.isdisjoint(part_of(m.path) for m in mismatches):
         # Nothing is left to continue, and the script is another one by now.
         directory.release()
         hold(RunDirectory.create(runs, name))
@@ -138,14 +148,35 @@ def reconcile(trainer: Trainer, found: Found, resume: str) -> Callable[[], None]
     Raises:
         FingerprintMismatch: They differ, and no choice was made or it cannot be carried out.
     """
+    assert found.state is not None
+    replaced = found.state.get("replaced", [])
     mismatches = compare(found.info["settings"], trainer.settings)
+    mismatches += _other_callbacks(trainer, found.state, replaced)
     if not mismatches:
         return _nothing
     if resume == "keep":
         return _keep(trainer, found, mismatches)
     if resume == "take":
-        return _take(trainer, mismatches)
-    raise FingerprintMismatch(mismatches, trainer.run.path)
+        return _take(trainer, mismatches, replaced)
+    raise FingerprintMismatch(mismatches, trainer.run.path, replaced)
+
+
+def _other_callbacks(
+    trainer: Trainer, state: dict[str, Any], replaced: list[dict[str, Any]]
+) -> list[Mismatch]:
+    """Callbacks are known by their names; where they were replaced, other ones are the script's old ones."""
+    recorded, present = sorted(state["callbacks"]), sorted(trainer.handlers.by_name)
+    if "callbacks" not in replaced_parts(replaced) or recorded == present:
+        return []
+    return [Mismatch("callbacks", recorded, present)]
+
+
+def schedule_as(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Where a schedule was made on the way, for the rest of the run, make the script's for that rest too."""
+    rest = state.get("scheduler_rest")
+    if rest is not None and isinstance(trainer.learner, SupervisedStep):
+        trainer.learner.prepare_rest(Rest(**rest), trainer.totals())
+        trainer.settings = plain(trainer.settings_of_parts())
 
 
 def _nothing() -> None:
@@ -160,7 +191,7 @@ def _keep(trainer: Trainer, found: Found, mismatches: list[Mismatch]) -> Callabl
         if not _kept_by_state(m.path) and not _of_loader(m.path) and not m.path.startswith("config")
     ]
     if stay:
-        raise FingerprintMismatch(stay)
+        raise FingerprintMismatch(stay, replaced=(found.state or {}).get("replaced", []))
     recorded = found.info["settings"]
     trainer.settings = recorded
     trainer.config = dict(recorded["config"])
@@ -170,13 +201,12 @@ def _keep(trainer: Trainer, found: Found, mismatches: list[Mismatch]) -> Callabl
     return _nothing
 
 
-def _take(trainer: Trainer, mismatches: list[Mismatch]) -> Callable[[], None]:
+def _take(trainer: Trainer, mismatches: list[Mismatch], replaced: list[dict[str, Any]]) -> Callable[[], None]:
     """Go on with the script's values; those of the optimizer are set after the state is loaded."""
-    stay = [
-        m for m in mismatches if m.path.startswith(("step.model", "step.scheduler", "step.optimizer.class"))
-    ]
+    fixed = ("step.model", "step.scheduler", "step.optimizer.class", "callbacks")
+    stay = [m for m in mismatches if m.path.startswith(fixed)]
     if stay:
-        raise FingerprintMismatch(stay)
+        raise FingerprintMismatch(stay, replaced=replaced)
     optimizer: Any = getattr(trainer.learner, "optimizer", None)
     changed = [m.path.split(".")[3:] for m in mismatches if _kept_by_state(m.path)]
     wanted = [(int(path[0]), path[1], optimizer.param_groups[int(path[0])][path[1]]) for path in changed]

@@ -25,7 +25,7 @@ from deeptrain.control.interrupt import Interrupted, is_interactive
 from deeptrain.control.journal import Journal, last_branch
 from deeptrain.run.checkpointing import NEVER, Checkpointing, about, position_of, write
 from deeptrain.run.fingerprint import Mismatch, compare
-from deeptrain.run.loading import Loaded, Place, merged, read_state, say
+from deeptrain.run.loading import Loaded, Place, merged, read_state, refuse_replaced, say
 from deeptrain.run.record import environment, write_start
 from deeptrain.run.replay import ReplayMismatch
 from deeptrain.run.replaying import Replaying
@@ -395,6 +395,7 @@ class Run:
         for passed, why in saved.passed_over:
             say(trainer, f"passed over a checkpoint that is not whole: {passed}: {why}")
         if not (only or skip) and saved.info.get("partial") is None:
+            refuse_replaced(trainer, saved)
             return Loaded(saved.tree, None, before)
         if trainer.progress.torn is not None:
             raise TornStateError(
@@ -426,6 +427,11 @@ class Run:
         assert self.path is not None
         own = path.is_dir() and path.resolve().parent == (self.path / "checkpoints").resolve()
         return line_of(path) if own else None
+
+    def on_replace(self, at: int, parts: list[str], changes: list[dict[str, Any]], said: list[str]) -> None:
+        """Parts were replaced: what comes now is no replay."""
+        self.replay_until = 0
+        self.journal("replace", at=at, parts=parts, changes=changes, said=said)
 
     # ------------------------------------------------------------------ the journal
 

@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
     from deeptrain.data.batch import Batch
 
-TAKEN = {"version", "seed", "progress", "data", "random", "history", "callbacks", "step_extra", "volatile"}
+TAKEN = {
+    "version", "seed", "progress", "data", "random", "history", "callbacks", "step_extra", "steering", "replaced", "volatile",
+}  # fmt: skip
 
 
 class FunctionStep:

@@ -201,6 +201,11 @@ class Parameters:
             parameter.grad = None
 
 
+def without_params(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """What the groups of an optimizer hold beside parameters; the dictionaries are new, the values are not."""
+    return [{key: value for key, value in g.items() if key != "params"} for g in optimizer.param_groups]
+
+
 def group_values(optimizers: Sequence[Optimizer]) -> list[dict[str, Any]]:
     """Learning rates and whatever else the groups of some optimizers hold beside parameters, for `put_back_groups`."""
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from deeptrain.data.batch import map_tensors
 from deeptrain.step.base import Outcome, Totals, measured
+from deeptrain.step.exchange import AskedTotals, Rest
 from deeptrain.step.parts import (
     Parameters,
     default_device,
@@ -19,6 +21,7 @@ from deeptrain.step.parts import (
     load_module_extra,
     load_optimizer,
     module_extra,
+    without_params,
 )
 from deeptrain.step.stateful import Stateful, reset_states
 from deeptrain.step.weights import weighted_loss
@@ -72,29 +75,46 @@ class SupervisedStep:
         metrics: Mapping[str, Callable[[Any, Any], float | torch.Tensor]] | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        _check_given(loss, scheduler, metrics, scheduler_by)
+        check_given(loss, scheduler, metrics, scheduler_by)
         self.device = default_device() if device is None else torch.device(device)
         self.model = model.to(self.device)
-        self.loss = loss.to(self.device) if isinstance(loss, nn.Module) else loss
-        self.optimizer = optimizer
         self.metrics = dict(metrics or {})
-        self.scheduler: Any = None if callable(scheduler) and not hasattr(scheduler, "step") else scheduler
-        self._make_scheduler: Any = scheduler if self.scheduler is None else None
-        self._scheduler_by = scheduler_by
-        self._as_given = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-        self._totals = Totals(0, 0, 0, 0)
-        self._scheduled: int | None = None  # after how many updates the schedule ends, where it does
+        self._totals = self._whole = Totals(0, 0, 0, 0)
+        self._rest: Rest | None = None  # what a schedule that was made on the way was made for
         self._away = self.device.type != "cpu"
-        self._parameters = Parameters(self.modules(), [optimizer])
+        self.take({"loss": loss, "optimizer": optimizer, "scheduler": scheduler}, scheduler_by)
+
+    def take(self, parts: Mapping[str, Any], scheduler_by: Unit | None = None) -> None:
+        """Take the parts that are given. One whose scheduler is among them wants to be prepared.
+
+        Raises:
+            ValueError: They do not go with the others.
+        """
+        if "loss" in parts:
+            loss = parts["loss"]
+            self.loss = loss.to(self.device) if isinstance(loss, nn.Module) else loss
+        if "optimizer" in parts:
+            self.optimizer: Optimizer = parts["optimizer"]
+            self.as_given = without_params(self.optimizer)
+        if "scheduler" in parts:
+            scheduler = parts["scheduler"]
+            made = not callable(scheduler) or hasattr(scheduler, "step")
+            self.scheduler: Any = scheduler if made else None
+            self._make_scheduler: Any = None if made else scheduler
+            self._scheduler_by = scheduler_by
+            self._asked = False  # whether the factory looked at the totals
+            self._scheduled: int | None = None  # after how many updates the schedule ends, where it does
+        self._parameters = Parameters(self.modules(), [self.optimizer])
         self._carries = any(isinstance(m, Stateful) for root in self.modules() for m in root.modules())
-        _check_optimizer(model, optimizer)
+        _check_optimizer(self.model, self.optimizer)
 
     def prepare(self, totals: Totals) -> None:
         """Make the scheduler, where a factory was given. See `Step`."""
+        self._whole = totals
+        totals = totals if self._rest is None else self._rest.of(totals)
         if self._make_scheduler is not None:
             # A second trainer on this step: the rates have moved, and the factory wants those of before.
-            for group, values in zip(self.optimizer.param_groups, self._as_given, strict=True):
-                group.update(values)
+            self.reset_rates()
             self.scheduler = self._made(totals)
         if self.scheduler is None:
             return
@@ -108,15 +128,53 @@ class SupervisedStep:
         if self._scheduler_by is None:
             self._scheduler_by = "validations" if isinstance(self.scheduler, ReduceLROnPlateau) else "updates"
 
+        self._look_at_schedule(totals)
+
+    def prepare_rest(self, rest: Rest | None, totals: Totals) -> None:
+        """Prepare for a schedule that was made on the way, for the rest of a run; None for one of the whole run."""
+        self._rest = rest
+        self.prepare(totals)
+
+    def reset_rates(self) -> None:
+        """Give the optimizer's groups the values that it was made with."""
+        for group, values in zip(self.optimizer.param_groups, self.as_given, strict=True):
+            for key in set(group) - {*values, "params"}:
+                del group[key]  # what a scheduler added, and the next one would begin from
+            group.update(values)
+
+    def follow(self, whole: Totals, rest: Rest) -> None:
+        """Go on with the same schedule in a run that has become another one, as by other data.
+
+        Raises:
+            ValueError: Its factory would be told other totals, or it ends before the run.
+        """
+        told = whole if self._rest is None else self._rest.of(whole)
+        if self._make_scheduler is not None and self._asked and told != self._totals:
+            raise ValueError(
+                f"the schedule of {type(self.scheduler).__name__} was made for {self._totals}, and with the new train loader it "
+                f"would be made for {told}: give scheduler= too, a function of (optimizer, totals), or None"
+            )
+        steps = getattr(self.scheduler, "total_steps", None)
+        due = getattr(rest.of(whole), str(self._scheduler_by), None)
+        if steps is not None and due is not None and due > steps - self.scheduler.last_epoch:
+            raise ValueError(
+                f"the schedule of {type(self.scheduler).__name__} has {steps - self.scheduler.last_epoch} steps left and the run "
+                f"{due} {self._scheduler_by}: give scheduler= too, a function of (optimizer, totals), or None"
+            )
+        self._whole = whole
+        if self.scheduler is not None:
+            self._look_at_schedule(told)
+
+    def _look_at_schedule(self, totals: Totals) -> None:
         self._totals = totals
-        self._scheduled = None
-        if self._scheduler_by == "updates":
-            self._scheduled = getattr(self.scheduler, "total_steps", None)
+        by_updates = self._scheduler_by == "updates"
+        self._scheduled = getattr(self.scheduler, "total_steps", None) if by_updates else None
         self._refuse_short_schedule()
 
     def _made(self, totals: Totals) -> Any:
+        told = AskedTotals.of(totals)
         try:
-            return self._make_scheduler(self.optimizer, totals)
+            made = self._make_scheduler(self.optimizer, told)
         except (TypeError, ValueError) as error:
             if totals.updates is None:
                 error.add_note(
@@ -125,6 +183,8 @@ class SupervisedStep:
                     "by batches or epochs: scheduler_by='batches' with totals.batches"
                 )
             raise
+        self._asked = told.asked
+        return made
 
     def _refuse_short_schedule(self) -> None:
         """A schedule with an end raises when it is stepped past it, which would tear the state in the middle of a run.
@@ -251,7 +311,7 @@ class SupervisedStep:
 
     def settings(self) -> dict[str, Any]:
         """The parameters' shapes and how the other parts were made. See `Step`."""
-        groups = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
+        groups = without_params(self.optimizer)
         return {
             "model": {name: f"{p.dtype} {list(p.shape)}" for name, p in self.model.named_parameters()},
             "modules": {name: m for name, m in self.model.named_modules() if not any(m.children())},
@@ -271,6 +331,8 @@ class SupervisedStep:
         }
         if self.scheduler is not None:
             state["scheduler"] = self.scheduler.state_dict()
+            if self._rest is not None:
+                state["scheduler_rest"] = asdict(self._rest)
         if isinstance(self.loss, nn.Module):
             state["loss"] = {"state": self.loss.state_dict(), "extra": module_extra(self.loss)}
         return state
@@ -284,7 +346,8 @@ class SupervisedStep:
             load_module_extra(self.loss, state["loss"]["extra"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(copy.deepcopy(state["scheduler"]))
-            self._refuse_short_schedule()
+            self._rest = Rest(**state["scheduler_rest"]) if "scheduler_rest" in state else None
+            self._look_at_schedule(self._whole if self._rest is None else self._rest.of(self._whole))
         # After the scheduler: some of them write to the optimizer when they load.
         load_optimizer(self.optimizer, state["optimizer"])
         self.discard()
@@ -301,7 +364,7 @@ def _name(thing: Any) -> str:
     return getattr(thing, "__qualname__", type(thing).__qualname__)
 
 
-def _check_given(loss: Any, scheduler: Any, metrics: Any, scheduler_by: Any) -> None:
+def check_given(loss: Any, scheduler: Any, metrics: Any, scheduler_by: Any) -> None:
     """Refuse what is often given by mistake."""
     for name, thing in (("loss", loss), ("scheduler", scheduler)):
         if isinstance(thing, type):
