@@ -132,7 +132,15 @@ class Callback:
         ...         return {"batches": self.batches}
         ...     def load_state_dict(self, state):
         ...         self.batches = state["batches"]
+
+    Attributes:
+        save_skip: Patterns of what of its state `trainer.save` leaves out, as `("cache",)`. A run's own checkpoints hold
+            it all.
+        load_skip: Of what `trainer.load` leaves as it is, and a new run does not take over from another one.
     """
+
+    save_skip: Sequence[str] = ()
+    load_skip: Sequence[str] = ()
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ from deeptrain.data.seeded import seed_streams, streams_put_back
 from deeptrain.state.hashing import mix
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from deeptrain.data.preprocess import Phase as PhaseName
     from deeptrain.data.preprocess import Preprocessor
@@ -105,8 +105,12 @@ class CursorFeed(ABC):
 
     Attributes:
         phase: What the feed is used for: "train", or "val", where a preprocessor may do otherwise.
+        save_skip: Paths of its state that `trainer.save` leaves out, as `("edits",)`; none unless they are set.
+        load_skip: Those that `trainer.load` leaves as they are, as `("cursor",)`.
     """
 
+    save_skip: Sequence[str] = ()
+    load_skip: Sequence[str] = ()
     changeable: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, preprocess: Preprocessor | None = None) -> None:

@@ -19,7 +19,7 @@ from deeptrain.step.rollback import Rollback
 from deeptrain.step.stateful import reset_states
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch.utils.data import DataLoader
 
@@ -40,6 +40,10 @@ class Validation:
         mode: Whether the "max" or the "min" of the key metric is the best; of the loss it is the smallest.
         every: When to validate, by a count. By default after each epoch.
 
+    Attributes:
+        save_skip: Paths of its state (`data.validation`) that `trainer.save` leaves out; none unless they are set.
+        load_skip: Those that `trainer.load` leaves as they are.
+
     Raises:
         ValueError: `key_metric` is none of the metrics, `mode` is neither, or `every` goes by the clock.
 
@@ -48,6 +52,9 @@ class Validation:
         >>> Validation(loader, metrics={"error": lambda p, t: (p - t).abs().mean()}, key_metric="error")
         Validation(metrics=['error'], key_metric='error', every=Every(epochs=1))
     """
+
+    save_skip: Sequence[str] = ()
+    load_skip: Sequence[str] = ()
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from deeptrain.checkpoint.format import CorruptCheckpoint, read_checkpoint, read
 from deeptrain.checkpoint.line import Line
 from deeptrain.checkpoint.store import CheckpointStore
 from deeptrain.run.branches import newest_of
+from deeptrain.run.declared import not_skipped
 from deeptrain.run.directory import RunDirectory
 from deeptrain.run.fingerprint import FingerprintMismatch, Mismatch, compare, part_of, replaced_parts
 from deeptrain.run.record import plain
@@ -151,7 +152,7 @@ def reconcile(trainer: Trainer, found: Found, resume: str) -> Callable[[], None]
     assert found.state is not None
     replaced = found.state.get("replaced", [])
     mismatches = compare(found.info["settings"], trainer.settings)
-    mismatches += _other_callbacks(trainer, found.state, replaced)
+    mismatches = not_skipped(trainer, found, mismatches) + _other_callbacks(trainer, found.state, replaced)
     if not mismatches:
         return _nothing
     if resume == "keep":
@@ -165,7 +166,7 @@ def _other_callbacks(
     trainer: Trainer, state: dict[str, Any], replaced: list[dict[str, Any]]
 ) -> list[Mismatch]:
     """Callbacks are known by their names; where they were replaced, other ones are the script's old ones."""
-    recorded, present = sorted(state["callbacks"]), sorted(trainer.handlers.by_name)
+    recorded, present = sorted(state.get("callbacks", {})), sorted(trainer.handlers.by_name)
     if "callbacks" not in replaced_parts(replaced) or recorded == present:
         return []
     return [Mismatch("callbacks", recorded, present)]

@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 from deeptrain.checkpoint.files import CheckpointError, write_json
 from deeptrain.checkpoint.line import Line
 from deeptrain.checkpoint.store import line_of
+from deeptrain.checkpoint.selecting import patterns
 from deeptrain.control.interrupt import Interrupted, is_interactive
 from deeptrain.control.journal import Journal, last_branch
 from deeptrain.run.checkpointing import NEVER, Checkpointing, about, position_of, write
+from deeptrain.run.declared import declared, of_parent, say_left_aside, to_skip
 from deeptrain.run.fingerprint import Mismatch, compare
 from deeptrain.run.loading import Loaded, Place, merged, read_state, refuse_replaced, say
 from deeptrain.run.record import environment, write_start
@@ -141,8 +143,9 @@ class Run:
         trainer.display.on_run(found, self.path)
         if found.state is not None:
             finish = reconcile(trainer, found, resume)
-            trainer.load_state_dict(found.state)
-            self._check_same(found.state, trainer, taken=resume == "take")
+            state = found.state if found.parent is None else of_parent(trainer, found)
+            trainer.load_state_dict(state)
+            self._check_same(state, trainer, taken=resume == "take")
             finish()
             if found.travel is not None:
                 assert self._journal is not None
@@ -155,6 +158,7 @@ class Run:
             elif found.parent is not None:
                 trainer.steering.forget()  # another script's calls
             else:
+                say_left_aside(trainer)
                 assert self._journal is not None
                 self._go_on_with(found.line, trainer)
                 self._replay = Replaying(self._journal, after=trainer.progress.train.iterations)
@@ -371,6 +375,8 @@ class Run:
     ) -> None:
         """Write a checkpoint to a path of the user's; one of a part of the state says so."""
         info = about(trainer) if self.checkpoints is None else self.checkpoints.info(trainer)
+        if not only:
+            skip = (*patterns("skip", skip), *declared(trainer, "save_skip", [trainer.state_dict()]))
         write(trainer, path, info, only, skip)
 
     @staticmethod
@@ -394,6 +400,8 @@ class Run:
         before, saved = Place.of(trainer), read_state(path)
         for passed, why in saved.passed_over:
             say(trainer, f"passed over a checkpoint that is not whole: {passed}: {why}")
+        if not only:
+            skip = (*patterns("skip", skip), *to_skip(trainer, saved))
         if not (only or skip) and saved.info.get("partial") is None:
             refuse_replaced(trainer, saved)
             return Loaded(saved.tree, None, before)

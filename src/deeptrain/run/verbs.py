@@ -31,7 +31,7 @@ class SavingVerbs(TrainerPart):
         Args:
             path: The directory.
             only: What to save: paths of the state, as for `get`, each with all that is below it. Everything by default.
-            skip: What to leave out.
+            skip: What to leave out, beside what components declare as `save_skip`. With `only` that is left aside.
 
         Raises:
             TornStateError: The state is not whole.
@@ -80,7 +80,8 @@ class SavingVerbs(TrainerPart):
         Args:
             path: The directory of a checkpoint or a run.
             only: What to load: paths of the state, as for `get`, each with all that is below it. Everything by default.
-            skip: What to leave as it is.
+            skip: What to leave as it is, beside what components declare as `load_skip`. With `only` that is left aside, and
+                so it is for the run's own checkpoints, which are loaded whole.
 
         Returns:
             What was loaded, kept and ignored; None where the whole state was loaded, or the run that goes on had loaded it

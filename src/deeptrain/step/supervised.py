@@ -53,6 +53,12 @@ class SupervisedStep:
             are there anyway, without gradients.
         device: Where to compute. By default the accelerator if there is one, else the CPU.
 
+    Attributes:
+        save_skip: Paths of its state that `trainer.save` leaves out, as `("optimizer.state",)`; none unless they are set.
+            A run's own checkpoints hold them all.
+        load_skip: Those that `trainer.load` leaves as they are, as `("optimizer.param_groups.*.lr",)`, and that a new run
+            does not take over from another one.
+
     Raises:
         ValueError: The optimizer holds none of the model's parameters, or the scheduler another optimizer.
 
@@ -60,6 +66,9 @@ class SupervisedStep:
         >>> model = nn.Linear(4, 2)
         >>> step = SupervisedStep(model, loss=nn.CrossEntropyLoss(), optimizer=torch.optim.SGD(model.parameters(), 0.1))
     """
+
+    save_skip: Sequence[str] = ()
+    load_skip: Sequence[str] = ()
 
     def __init__(
         self,
