@@ -58,13 +58,8 @@ def saved(tmp_path):
 def test_what_is_not_to_be_loaded_stays_as_it_is_and_is_told(saved):
     t = make(rate=0.5, train_skip=["cursor"])
     report = t.load(saved)
-    assert report.kept == [
-        LR,
-        "data.train.cursor.epoch",
-        "data.train.cursor.batch",
-        "data.train.cursor.iteration",
-        "callbacks.Memory.events",
-    ] or set(report.kept) >= {LR, "callbacks.Memory.events"}
+    cursor = [f"data.train.cursor.{name}" for name in ("epoch", "batch", "iteration")]
+    assert report.kept == [LR, *cursor, "callbacks.Memory.events"]
     assert t.get(LR) == 0.5
     assert t.train.position == (0, 0, 0)
     memory = t.handlers.by_name["Memory"]
@@ -84,7 +79,7 @@ def test_patterns_of_the_call_come_on_top_and_what_is_named_is_meant(saved):
 
 
 def test_what_is_not_to_be_saved_is_left_out_of_save_alone(tmp_path):
-    t = make(tmp_path / "runs", save_skip=("optimizer.state", "loss"[:0] or "optimizer.state.*.exp_avg"))
+    t = make(tmp_path / "runs", save_skip=("optimizer.state", "optimizer.state.*.exp_avg"))
     t.step(3)
     t.save(tmp_path / "here")
     state, info = read_checkpoint(tmp_path / "here")
@@ -133,7 +128,7 @@ def test_a_new_run_from_another_ones_state_keeps_what_is_its_own(tmp_path):
     child.close()
     again = make(tmp_path, "child", rate=0.5)
     assert dt.digest(again.state_dict()) == dt.digest(child.state_dict())
-    with pytest.raises(dt.FingerprintMismatch, match="lr: 0.01 -> 0.5"):
+    with pytest.raises(dt.FingerprintMismatch, match=r"lr: 0\.01 -> 0\.5"):
         make(tmp_path, "other", rate=0.5, resume=tmp_path / "M1__r", step_skip=())
 
 
@@ -176,6 +171,8 @@ def test_what_is_no_part_of_the_component_is_refused_by_name(saved, tmp_path, wh
         t.load(saved) if which == "load_skip" else t.save(tmp_path / "x")
 
 
-def test_what_comes_with_training_may_be_named_before():
+def test_what_comes_with_training_may_be_named_before(saved):
     t = make(step_skip=("optimizer.state.*.exp_avg",))
-    assert t.run.path is None
+    t.load(saved)
+    assert not tree.matching(t.state_dict(), "optimizer.state.*.exp_avg")
+    assert tree.matching(t.state_dict(), "optimizer.state.*.exp_avg_sq")

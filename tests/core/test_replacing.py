@@ -424,7 +424,7 @@ def test_one_that_cannot_be_saved_is_not_made(tmp_path, monkeypatch):
 def test_a_schedule_that_does_not_go_with_the_new_data_asks_for_another():
     t = plain(scheduler="onecycle")
     t.fit(until=dt.At(epoch=1))
-    with pytest.raises(ValueError, match="was made for Totals.*give scheduler= too"):
+    with pytest.raises(ValueError, match=r"was made for Totals.*give scheduler= too"):
         t.replace(train=other_train(90))
     t.fit(until=dt.At(iteration=ITERATION))
     with pytest.raises(ValueError, match="has 5 steps left and the run 8 updates: give scheduler= too"):
