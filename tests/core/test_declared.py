@@ -103,7 +103,6 @@ def go(runs, iterations=None):
 
 
 def test_a_run_that_goes_on_takes_all_of_its_own_state_and_says_why(tmp_path, capsys):
-    expected = fresh.run(go, tmp_path / "untouched")
     fresh.run(go, tmp_path / "runs", 5)
     again = make(tmp_path / "runs", verbosity=1)
     assert (
@@ -115,6 +114,11 @@ def test_a_run_that_goes_on_takes_all_of_its_own_state_and_says_why(tmp_path, ca
     assert again.get(LR) == 1e-2
     assert "the run goes on from its own checkpoint" in capsys.readouterr().out
     again.close()
+
+
+def test_what_is_declared_changes_no_bit_of_a_run_that_goes_on(tmp_path):
+    expected = fresh.run(go, tmp_path / "untouched")
+    fresh.run(go, tmp_path / "runs", 5)
     assert fresh.run(go, tmp_path / "runs") == expected
 
 

@@ -331,7 +331,7 @@ def test_a_checkpoint_of_before_is_not_loaded_whole_into_the_new_parts(tmp_path)
     t.save(tmp_path / "before")
     t.replace(**CHANGES["optimizer"](t.learner.model))
     before = dt.digest(t.state_dict())
-    with pytest.raises(dt.FingerprintMismatch, match="optimizer, scheduler at iteration 4"):
+    with pytest.raises(ValueError, match=r"optimizer, scheduler at iteration 4.*\n.*'AdamW' -> 'SGD'"):
         t.load(tmp_path / "before")
     assert dt.digest(t.state_dict()) == before
     t.load(tmp_path / "before", only=["model"])
@@ -341,6 +341,34 @@ def test_a_checkpoint_of_before_is_not_loaded_whole_into_the_new_parts(tmp_path)
     )
     t.load(tmp_path / "before")
     t.close()
+
+
+def test_a_rewind_comes_back_as_far_as_the_replacement_and_not_behind_it(tmp_path):
+    t = plain(tmp_path, checkpoints=dt.Checkpoints(every=dt.Every(batches=2), keep=99))
+    t.fit(until=dt.At(iteration=ITERATION))
+    t.replace(**CHANGES["all"](t.learner.model))
+    at = dt.digest(t.get("model")), dt.digest(t.get("optimizer"))
+    name = t.run.checkpoints.store.paths()[-1].name
+    t.fit(until=dt.At(iteration=15))
+    before = dt.digest(t.state_dict())
+    for to in (10, ITERATION):  # a point is there before whatever is done at it
+        with pytest.raises(ValueError, match=f"train, validation, callbacks at iteration {ITERATION}"):
+            t.rewind(to=dt.At(iteration=to))
+        assert dt.digest(t.state_dict()) == before
+    t.rewind(to=name)
+    assert (dt.digest(t.get("model")), dt.digest(t.get("optimizer"))) == at
+    t.fit(until=dt.At(iteration=14))
+    t.rewind(to=dt.At(iteration=13))
+    t.fit()
+    t.close()
+
+
+def test_edits_of_a_new_train_loader_go_into_the_record(tmp_path):
+    t = replaced(tmp_path, "train")
+    t.train.set_batch_size(5)
+    t.close()
+    edits = [e for e in read_journal(t.run.path / "journal.jsonl") if e.get("verb") == "edit"]
+    assert [e["value"]["n"] for e in edits] == [5]
 
 
 def test_a_child_of_a_run_with_replaced_parts_needs_them_too(tmp_path):

@@ -87,6 +87,20 @@ def test_a_run_that_goes_back_comes_through_the_point_again(tmp_path):
     assert at == [5, 5]
 
 
+def test_a_rewind_calls_it_again_where_the_run_comes_by_again(tmp_path):
+    digests = []
+    for back in (False, True):
+        t = plain(tmp_path / str(back), checkpoints=dt.Checkpoints(every=dt.Every(batches=2), keep=99))
+        recipes.schedule(t)
+        t.fit(until=dt.At(iteration=13))
+        if back:
+            t.rewind(to=dt.At(iteration=5))  # over a point behind a checkpoint
+        t.fit()
+        t.close()
+        digests.append([dt.digest(t.get(part)) for part in ("model", "optimizer", "random", "callbacks")])
+    assert digests[0] == digests[1]
+
+
 # ------------------------------------------------------------------ removing and refusing
 
 

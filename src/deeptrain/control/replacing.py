@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.callbacks.base import Handlers
+from deeptrain.control.steering import steer_edits
 from deeptrain.evaluation.judging import Judging
 from deeptrain.integrations.torch_loader import as_feed
 from deeptrain.run.fingerprint import compare
@@ -180,6 +181,7 @@ def _replace(trainer: Trainer, parts: dict[str, Any], scheduler_by: Any) -> list
     if train is not trainer.train:
         said.append(_move(trainer.train, train))
         trainer.train = train
+        steer_edits(trainer)
     if "train" in parts or "validation" in parts:
         trainer.judging.warn_of_shared_rows(train)
         settings["data"] = _data_settings(trainer, settings["data"], parts)

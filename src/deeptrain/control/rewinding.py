@@ -14,6 +14,7 @@ from deeptrain.checkpoint.format import read_checkpoint
 from deeptrain.checkpoint.reading import CorruptCheckpoint
 from deeptrain.control.changes import prepare_edit
 from deeptrain.data.edits import from_plain
+from deeptrain.run.replaced import refuse_replaced
 from deeptrain.run.travel import before, nothing_before
 
 if TYPE_CHECKING:
@@ -110,10 +111,11 @@ class Rewind:
     def _load_start(self) -> Facts:
         for facts in self._starts:
             try:
-                state, _ = read_checkpoint(facts.path)
+                state, info = read_checkpoint(facts.path)
             except CorruptCheckpoint as error:
                 self._trainer.display.say(f"passed over a checkpoint that is not whole: {error}")
                 continue
+            refuse_replaced(self._trainer, info, facts.path)
             self._trainer.load_state_dict(state)
             return facts
         raise ValueError(

@@ -134,11 +134,6 @@ def part_of(path: str) -> str:
     return {"step": rest, "data": rest}.get(first, [first])[0].removesuffix("_by")
 
 
-def replaced_parts(replaced: Iterable[dict[str, Any]]) -> set[str]:
-    """All parts that were replaced on the way."""
-    return {part for each in replaced for part in each["parts"]}
-
-
 def _of_replaced(mismatches: list[Mismatch], replaced: Iterable[dict[str, Any]]) -> str:
     """What became of the parts that differ, where they were replaced on the way."""
     parts = {part_of(mismatch.path) for mismatch in mismatches}

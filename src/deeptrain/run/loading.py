@@ -10,7 +10,6 @@ from deeptrain.checkpoint.partial import Report, merge, require_shapes, written_
 from deeptrain.checkpoint.store import Newest
 from deeptrain.checkpoint.weight_files import SUFFIXES
 from deeptrain.run.branches import newest_of
-from deeptrain.run.fingerprint import FingerprintMismatch, compare, part_of, replaced_parts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,20 +92,6 @@ def read_state(path: str | PathLike[str]) -> Newest:
     if (place / "checkpoints").is_dir():
         return newest_of(place)
     return Newest(place, *read_checkpoint(place), [])
-
-
-def refuse_replaced(trainer: Trainer, saved: Newest) -> None:
-    """See that a whole state is of the parts that the trainer has, where some of them were replaced.
-
-    Raises:
-        FingerprintMismatch: It is of other ones, which its values do not fit.
-    """
-    parts, recorded = replaced_parts(trainer.replaced), saved.info.get("settings")
-    if not parts or not isinstance(recorded, dict):
-        return
-    other = [m for m in compare(recorded, trainer.settings) if part_of(m.path) in parts]
-    if other:
-        raise FingerprintMismatch(other, saved.path, trainer.replaced)
 
 
 def merged(

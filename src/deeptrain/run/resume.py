@@ -14,12 +14,10 @@ from deeptrain.checkpoint.store import CheckpointStore
 from deeptrain.run.branches import newest_of
 from deeptrain.run.declared import not_skipped
 from deeptrain.run.directory import RunDirectory
-from deeptrain.run.fingerprint import FingerprintMismatch, Mismatch, compare, part_of, replaced_parts
-from deeptrain.run.record import plain
+from deeptrain.run.fingerprint import FingerprintMismatch, Mismatch, compare
+from deeptrain.run.replaced import is_another_script, other_callbacks, schedule_as
 from deeptrain.run.travel import Travel
 from deeptrain.state.progress import Phase
-from deeptrain.step.exchange import Rest
-from deeptrain.step.supervised import SupervisedStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,12 +107,8 @@ def _continue(trainer: Trainer, runs: Path, name: str | None, hold: Hold) -> Fou
         return Found()  # it died before its first checkpoint, so nothing was trained
     newest = newest_of(directory.path)
     schedule_as(trainer, newest.tree)
-    done, mismatches = (
-        newest.info["phase"] == Phase.DONE.value,
-        compare(newest.info["settings"], trainer.settings),
-    )
-    replaced = replaced_parts(newest.tree.get("replaced", []))
-    if done and mismatches and replaced.isdisjoint(part_of(m.path) for m in mismatches):
+    done = newest.info["phase"] == Phase.DONE.value
+    if done and is_another_script(trainer, newest.tree, newest.info["settings"]):
         # Nothing is left to continue, and the script is another one by now.
         directory.release()
         hold(RunDirectory.create(runs, name))
@@ -152,7 +146,7 @@ def reconcile(trainer: Trainer, found: Found, resume: str) -> Callable[[], None]
     assert found.state is not None
     replaced = found.state.get("replaced", [])
     mismatches = compare(found.info["settings"], trainer.settings)
-    mismatches = not_skipped(trainer, found, mismatches) + _other_callbacks(trainer, found.state, replaced)
+    mismatches = not_skipped(trainer, found, mismatches) + other_callbacks(trainer, found.state)
     if not mismatches:
         return _nothing
     if resume == "keep":
@@ -160,24 +154,6 @@ def reconcile(trainer: Trainer, found: Found, resume: str) -> Callable[[], None]
     if resume == "take":
         return _take(trainer, mismatches, replaced)
     raise FingerprintMismatch(mismatches, trainer.run.path, replaced)
-
-
-def _other_callbacks(
-    trainer: Trainer, state: dict[str, Any], replaced: list[dict[str, Any]]
-) -> list[Mismatch]:
-    """Callbacks are known by their names; where they were replaced, other ones are the script's old ones."""
-    recorded, present = sorted(state.get("callbacks", {})), sorted(trainer.handlers.by_name)
-    if "callbacks" not in replaced_parts(replaced) or recorded == present:
-        return []
-    return [Mismatch("callbacks", recorded, present)]
-
-
-def schedule_as(trainer: Trainer, state: dict[str, Any]) -> None:
-    """Where a schedule was made on the way, for the rest of the run, make the script's for that rest too."""
-    rest = state.get("scheduler_rest")
-    if rest is not None and isinstance(trainer.learner, SupervisedStep):
-        trainer.learner.prepare_rest(Rest(**rest), trainer.totals())
-        trainer.settings = plain(trainer.settings_of_parts())
 
 
 def _nothing() -> None:

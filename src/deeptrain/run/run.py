@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from deeptrain.checkpoint.files import CheckpointError, write_json
 from deeptrain.checkpoint.line import Line
-from deeptrain.checkpoint.store import line_of
 from deeptrain.checkpoint.selecting import patterns
+from deeptrain.checkpoint.store import line_of
 from deeptrain.control.interrupt import Interrupted, is_interactive
 from deeptrain.control.journal import Journal, last_branch
 from deeptrain.run.checkpointing import NEVER, Checkpointing, about, position_of, write
 from deeptrain.run.declared import declared, of_parent, say_left_aside, to_skip
 from deeptrain.run.fingerprint import Mismatch, compare
-from deeptrain.run.loading import Loaded, Place, merged, read_state, refuse_replaced, say
+from deeptrain.run.loading import Loaded, Place, merged, read_state, say
 from deeptrain.run.record import environment, write_start
+from deeptrain.run.replaced import refuse_replaced
 from deeptrain.run.replay import ReplayMismatch
 from deeptrain.run.replaying import Replaying
 from deeptrain.run.resume import Found, find, reconcile
@@ -403,7 +404,7 @@ class Run:
         if not only:
             skip = (*patterns("skip", skip), *to_skip(trainer, saved))
         if not (only or skip) and saved.info.get("partial") is None:
-            refuse_replaced(trainer, saved)
+            refuse_replaced(trainer, saved.info, saved.path)
             return Loaded(saved.tree, None, before)
         if trainer.progress.torn is not None:
             raise TornStateError(
