@@ -16,9 +16,10 @@ from deeptrain.run.fingerprint import compare
 from deeptrain.run.record import plain
 from deeptrain.state.progress import Phase
 from deeptrain.step.exchange import PARTS, Rest, exchange
+from deeptrain.step.given import check_given
 from deeptrain.step.parts import without_params
 from deeptrain.step.rollback import Rollback
-from deeptrain.step.supervised import SupervisedStep, check_given
+from deeptrain.step.supervised import SupervisedStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from deeptrain.data.batch import map_tensors
 from deeptrain.step.base import Outcome, Totals, measured
 from deeptrain.step.exchange import AskedTotals, Rest
+from deeptrain.step.given import check_given, check_optimizer, described, name_of
 from deeptrain.step.parts import (
     Parameters,
     default_device,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     from deeptrain.data.batch import Batch
 
-COUNTERS = {"training", "last_epoch", "total_steps", "base_lrs", "best", "cooldown_counter", "num_bad_epochs"}
 Unit = Literal["updates", "batches", "epochs", "validations"]
 
 
@@ -115,7 +115,7 @@ class SupervisedStep:
             self._scheduled: int | None = None  # after how many updates the schedule ends, where it does
         self._parameters = Parameters(self.modules(), [self.optimizer])
         self._carries = any(isinstance(m, Stateful) for root in self.modules() for m in root.modules())
-        _check_optimizer(self.model, self.optimizer)
+        check_optimizer(self.model, self.optimizer)
 
     def prepare(self, totals: Totals) -> None:
         """Make the scheduler, where a factory was given. See `Step`."""
@@ -129,7 +129,7 @@ class SupervisedStep:
             return
         if not hasattr(self.scheduler, "step"):
             raise TypeError(
-                f"scheduler={_name(self._make_scheduler)} returned a {type(self.scheduler).__name__}, expected a "
+                f"scheduler={name_of(self._make_scheduler)} returned a {type(self.scheduler).__name__}, expected a "
                 "torch scheduler: write scheduler=lambda optimizer, totals: OneCycleLR(optimizer, ...)"
             )
         if getattr(self.scheduler, "optimizer", self.optimizer) is not self.optimizer:
@@ -242,13 +242,13 @@ class SupervisedStep:
             loss = weighted_loss(self.loss, predictions, targets, batch.weights.to(self.device))
         if not isinstance(loss, torch.Tensor):
             raise TypeError(
-                f"the loss {_name(self.loss)} gave a {type(loss).__name__}, expected a tensor of shape () that has a "
+                f"the loss {name_of(self.loss)} gave a {type(loss).__name__}, expected a tensor of shape () that has a "
                 "gradient: leave out .item() and the like"
             )
         if loss.dim():
             raise ValueError(
                 f"the loss has shape {tuple(loss.shape)}, expected a scalar of shape (): "
-                f"give {_name(self.loss)} a reduction such as 'mean', or return loss.mean()"
+                f"give {name_of(self.loss)} a reduction such as 'mean', or return loss.mean()"
             )
         loss.backward()  # type: ignore[no-untyped-call]
         predictions = _detach(predictions)
@@ -324,9 +324,9 @@ class SupervisedStep:
         return {
             "model": {name: f"{p.dtype} {list(p.shape)}" for name, p in self.model.named_parameters()},
             "modules": {name: m for name, m in self.model.named_modules() if not any(m.children())},
-            "loss": _described(self.loss),
+            "loss": described(self.loss),
             "optimizer": {"class": type(self.optimizer).__name__, "param_groups": groups},
-            "scheduler": None if self.scheduler is None else _described(self.scheduler),
+            "scheduler": None if self.scheduler is None else described(self.scheduler),
             "scheduler_by": self._scheduler_by,
             "metrics": sorted(self.metrics),
         }
@@ -364,64 +364,3 @@ class SupervisedStep:
 
 def _detach(tree: Any) -> Any:
     return tree.detach() if isinstance(tree, torch.Tensor) else map_tensors(tree, torch.Tensor.detach)
-
-
-def _name(thing: Any) -> str:
-    """How a part is called in messages and in the fingerprint: its repr where that says how it was made."""
-    if isinstance(thing, nn.Module):
-        return " ".join(repr(thing).split())
-    return getattr(thing, "__qualname__", type(thing).__qualname__)
-
-
-def check_given(loss: Any, scheduler: Any, metrics: Any, scheduler_by: Any) -> None:
-    """Refuse what is often given by mistake."""
-    for name, thing in (("loss", loss), ("scheduler", scheduler)):
-        if isinstance(thing, type):
-            raise TypeError(
-                f"{name}={thing.__name__} is a class, expected an instance or a function: write {thing.__name__}(...), "
-                "or for a scheduler lambda optimizer, totals: ..."
-            )
-    if metrics is not None and not hasattr(metrics, "items"):
-        raise TypeError(f"metrics={metrics!r}: expected functions by name, such as {{'accuracy': accuracy}}")
-    if scheduler_by not in {None, "updates", "batches", "epochs", "validations"}:
-        raise ValueError(
-            f"scheduler_by={scheduler_by!r}: expected 'updates', 'batches', 'epochs' or 'validations'"
-        )
-
-
-def _described(thing: Any) -> Any:
-    """How a loss or a scheduler was made: its class, its plain public attributes, the shapes of its state.
-
-    Left out are counters, and the number of steps, which more epochs may change.
-    """
-    if not isinstance(thing, nn.Module | LRScheduler | ReduceLROnPlateau):
-        return _name(thing)
-    plain = {
-        name: value
-        for name, value in vars(thing).items()
-        if isinstance(value, bool | int | float | str | list | tuple | dict)
-        and not name.startswith("_")
-        and name not in COUNTERS
-    }
-    state = {
-        name: list(value.shape)
-        for name, value in thing.state_dict().items()
-        if isinstance(value, torch.Tensor)
-    }
-    return {"class": type(thing).__name__, **plain, "state": state}
-
-
-def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise TypeError(
-            "LBFGS evaluates the model by itself, several times in a step, through a closure: give the trainer a "
-            "function as step that calls optimizer.step(closure)"
-        )
-    known = {id(p) for p in model.parameters()}
-    held = [p for group in optimizer.param_groups for p in group["params"]]
-    if not any(id(p) in known for p in held):
-        raise ValueError(
-            f"the optimizer {type(optimizer).__name__} holds {len(held)} parameters and none of them is of the model "
-            f"{type(model).__name__}: make it with {type(optimizer).__name__}(model.parameters(), ...), from the model "
-            "that is given here"
-        )
