@@ -2,7 +2,7 @@
 
     until done:
         if something is pending:                  # left by the last commit, in a fixed order
-            deliver it                            # a handler; one batch of a validation; a checkpoint
+            deliver it                            # a handler; a validation's batch; a scheduled call; a checkpoint
         else:
             fetch     the batch at the cursor     # repeatable, moves nothing
             compute   forward, loss, backward     # may be aborted: buffers, streams, gradients go back

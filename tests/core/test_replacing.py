@@ -1,6 +1,7 @@
 """Replacing parts between two fit(): all or nothing, in the record, and the same bits behind it whatever is stopped when."""
 
 import os
+import threading
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from deeptrain.checkpoint.files import CheckpointError
 from deeptrain.control.journal import read_journal
 from deeptrain.run.run import Run
 from tests.core.test_same_bits import summary
-from tests.core.test_steering import DECAY, plain
+from tests.core.test_steering import DECAY, again_and_again, plain
 from tests.support import fresh, recipes
 
 ITERATION = 11  # in the middle of the second of two epochs of 8 batches
@@ -184,6 +185,31 @@ def test_a_script_with_the_new_parts_goes_on_to_the_same_bits_from_everywhere(tm
         assert fresh.run(finish, place, change) == expected, f"stopped {k} transitions behind it"
 
 
+def dies_in_it(runs, mark):
+    """A script that replaces parts, and is killed in the middle of that before anything is saved: a file says that it was."""
+    t = plain(runs)
+    t.fit(until=dt.At(iteration=ITERATION))
+    t.set(DECAY, 0.125)
+    save = t.run.checkpoints.save
+
+    def die(*args, **kwargs):
+        if mark.exists():
+            return save(*args, **kwargs)
+        mark.touch()
+        return os._exit(9)
+
+    t.run.checkpoints.save = die
+    t.replace(**CHANGES["all"](t.learner.model))
+    t.fit()
+    t.close()
+    return summary(t)
+
+
+def test_killed_before_it_is_saved_it_was_not_made_and_the_script_makes_it_again(tmp_path):
+    expected, _ = fresh.run(untouched, tmp_path / "untouched", "all")
+    assert again_and_again(dies_in_it, tmp_path / "runs", tmp_path / "died") == expected
+
+
 def test_a_replacement_changes_what_follows():
     found = set()
     for change in (None, *CHANGES):
@@ -239,6 +265,17 @@ def test_the_rates_that_a_cycle_moved_are_those_of_the_optimizer_again():
     assert (group["lr"], group["betas"]) == (1e-2, (0.9, 0.999))
     t.step(1)
     assert group["lr"] == 5e-3
+
+
+def test_a_new_scheduler_steps_when_it_is_told_to():
+    t = plain()
+    t.fit(until=dt.At(iteration=5))
+    t.replace(scheduler=lambda o, _: MultiStepLR(o, [1], gamma=0.5), scheduler_by="epochs")
+    assert t.settings["step"]["scheduler_by"] == "epochs"
+    t.fit(until=dt.At(iteration=7))
+    assert t.get("optimizer.param_groups.0.lr") == 1e-2
+    t.step(1)
+    assert t.get("optimizer.param_groups.0.lr") == 5e-3
 
 
 def test_more_epochs_make_the_rest_longer(tmp_path):
@@ -361,6 +398,43 @@ def test_a_rewind_comes_back_as_far_as_the_replacement_and_not_behind_it(tmp_pat
     t.rewind(to=dt.At(iteration=13))
     t.fit()
     t.close()
+
+
+def test_who_asks_from_another_thread_meanwhile_is_answered_when_it_is_made(tmp_path):
+    t, told = plain(tmp_path), []
+    t.fit(until=dt.At(iteration=ITERATION))
+
+    class Asks(nn.CrossEntropyLoss):
+        def to(self, *args):
+            thread = threading.Thread(target=lambda: told.append(t.set(DECAY, 0.75)))
+            thread.start()
+            threads.append(thread)
+            while not t.steering.waiting:
+                pass
+            return super().to(*args)
+
+    threads = []
+    t.replace(loss=Asks(label_smoothing=0.5))
+    threads[0].join()
+    assert told == [f"made at iteration {ITERATION}"]
+    assert set(t.get(DECAY).values()) == {0.75}
+    t.close()
+
+
+def test_parts_that_stay_in_use_are_not_closed(tmp_path):
+    place = recipes.write_files(tmp_path / "data")
+    expected = plain(files=place)
+    expected.fit()
+    t = plain(files=place)
+    t.fit(until=dt.At(iteration=ITERATION))
+    old, judged = t.train, t.judging.validation
+    t.replace(train=other_train(), validation=None)
+    t.replace(train=old, validation=judged)
+    t.replace(validation=judged, callbacks=list(t.handlers.by_name.values()))
+    old.seek(epoch=1, batch=ITERATION % 7 - 1)
+    t.fit()
+    assert t.progress.phase is dt.Phase.DONE
+    assert t.history["val.loss"].iterations[-1] > ITERATION
 
 
 def test_edits_of_a_new_train_loader_go_into_the_record(tmp_path):

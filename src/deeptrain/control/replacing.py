@@ -42,18 +42,28 @@ _SETTINGS = {
 def replace(trainer: Trainer, parts: dict[str, Any], scheduler_by: Any) -> str:
     """Replace parts. See `Trainer.replace`."""
     _refuse(trainer, parts, scheduler_by)
-    with trainer.interrupts:  # a signal waits until it is made, and saved
-        trainer.run.begin(trainer)
-        before = _Before(trainer, parts)
-        try:
-            said = _replace(trainer, parts, scheduler_by)
-            told = _record(trainer, parts, before, said)
-            trainer.run.save(trainer)
-        except BaseException as error:
-            before.put_back(trainer)
-            trainer.run.journal("rejected", at=trainer.progress.train.iterations, reason=str(error))
-            raise
-        before.close(trainer)
+    try:
+        with (
+            trainer.interrupts
+        ):  # a signal waits until it is made, and saved; so does who asks from another thread
+            return _make(trainer, parts, scheduler_by)
+    finally:
+        trainer.steering.settle(trainer)
+
+
+def _make(trainer: Trainer, parts: dict[str, Any], scheduler_by: Any) -> str:
+    """Do it whole, or not at all."""
+    trainer.run.begin(trainer)
+    before = _Before(trainer, parts)
+    try:
+        said = _replace(trainer, parts, scheduler_by)
+        told = _record(trainer, parts, before, said)
+        trainer.run.save(trainer)
+    except BaseException as error:
+        before.put_back(trainer)
+        trainer.run.journal("rejected", at=trainer.progress.train.iterations, reason=str(error))
+        raise
+    before.close(trainer)
     return told
 
 
@@ -66,7 +76,7 @@ class _Before:
         given = [parts["optimizer"]] if "optimizer" in parts else []
         self._optimizers: list[Optimizer] = [*trainer.learner.optimizers(), *given]
         self._groups = [without_params(optimizer) for optimizer in self._optimizers]
-        self._streams = trainer.streams.capture()
+        self._streams, self._replay_until = trainer.streams.capture(), trainer.run.replay_until
 
     def put_back(self, trainer: Trainer) -> None:
         """Make the trainer as it was."""
@@ -80,6 +90,7 @@ class _Before:
                     del group[key]
                 group.update(values)
         trainer.listen()
+        trainer.run.replay_until = self._replay_until
         self.put_back_streams(trainer)
 
     def put_back_streams(self, trainer: Trainer) -> None:
@@ -88,8 +99,8 @@ class _Before:
 
     def close(self, trainer: Trainer) -> None:
         """Let go of the files and processes of loaders that are no longer used."""
-        for old, new in ((self.kept["train"], trainer.train), (self.kept["judging"], trainer.judging)):
-            if old is not new:
+        for old in (self.kept["train"], self.kept["judging"].feed):
+            if old is not None and old is not trainer.train and old is not trainer.judging.feed:
                 old.close()
 
 
@@ -175,7 +186,8 @@ def _replace(trainer: Trainer, parts: dict[str, Any], scheduler_by: Any) -> list
         trainer.judging = Judging(validation, feed)
         trainer.judging.refuse_unknown_best(trainer.checkpoints.best)
         settings["validation"] = plain(trainer.judging.settings())
-    if train is trainer.judging.feed:
+    judged = trainer.judging.validation
+    if train is trainer.judging.feed or (judged is not None and judged.loader is parts.get("train")):
         raise ValueError(
             "the train loader would be the validation's loader too: make a second one, each has its place"
         )

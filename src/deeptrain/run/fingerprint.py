@@ -131,7 +131,8 @@ def _message(mismatches: list[Mismatch], run: str | PathLike[str] | None) -> str
 def part_of(path: str) -> str:
     """Which part a setting belongs to, as `Trainer.replace` calls them."""
     first, *rest = split(path)
-    return {"step": rest, "data": rest}.get(first, [first])[0].removesuffix("_by")
+    below = rest if first in {"step", "data"} else []
+    return [*below, first][0].removesuffix("_by")
 
 
 def _of_replaced(mismatches: list[Mismatch], replaced: Iterable[dict[str, Any]]) -> str:
