@@ -1,6 +1,7 @@
 """Replacing parts between two fit(): all or nothing, in the record, and the same bits behind it whatever is stopped when."""
 
 import os
+import shutil
 import threading
 
 import pytest
@@ -173,13 +174,14 @@ def finish(runs, change):
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_script_with_the_new_parts_goes_on_to_the_same_bits_from_everywhere(tmp_path, change):
     expected, settings = fresh.run(untouched, tmp_path / "untouched", change)
-    fresh.run(begin, tmp_path / "0", change)
+    fresh.run(begin, tmp_path / "begun", change)
+    shutil.copytree(tmp_path / "begun", tmp_path / "0")
     safe_points, found, made = fresh.run(count, tmp_path / "0", change)
     assert found == expected
     assert made == settings
     for k in range(1, safe_points, 1 if change == "optimizer" else 7):
         place = tmp_path / str(k)
-        fresh.run(begin, place, change)
+        shutil.copytree(tmp_path / "begun", place)
         fresh.run(go, place, change, k)
         fresh.run(go, place, change, 1 + k % 3)
         assert fresh.run(finish, place, change) == expected, f"stopped {k} transitions behind it"
