@@ -112,16 +112,17 @@ def _left_aside(skip: Sequence[str], why: str) -> str:
 
 def not_skipped(trainer: Trainer, found: Found, mismatches: list[Mismatch]) -> list[Mismatch]:
     """The settings that differ, without those of values of a step that a new run does not take over."""
-    if found.parent is None or found.state is None:
+    if found.parent is None or found.travel is not None or found.state is None:
         return mismatches
     among = [trainer.state_dict(), found.state]
     taken = Choice(among, (), declared(trainer, "load_skip", among))
     return [m for m in mismatches if not m.path.startswith("step.") or taken(m.path.removeprefix("step."))]
 
 
-def of_parent(trainer: Trainer, found: Found) -> Any:
-    """The state that a new run starts with: that of the other run, without what is not to be taken over."""
-    assert found.parent is not None
+def begins_with(trainer: Trainer, found: Found) -> Any:
+    """The state that a run starts with: of another run's without what is not to be taken over, of its own the whole."""
+    if found.parent is None or found.travel is not None:  # the latter comes to a point of that run again
+        return found.state
     saved = Newest(found.parent, found.state, found.info, [])
     skip = declared(trainer, "load_skip", [trainer.state_dict(), found.state])
     if not skip and written_as(found.info) is None:

@@ -69,6 +69,7 @@ def find(trainer: Trainer, runs: Path, name: str | None, resume: str | PathLike[
     """
     if (travel := Travel.asked_for(name)) is not None:
         source, state, info = travel.start()
+        schedule_as(trainer, state)
         hold(RunDirectory.create(Path(travel.run).parent, travel.into))
         return Found(state, info, source, travel=travel)
     if resume == "new" or (name is None and resume == "auto"):

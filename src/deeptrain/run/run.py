@@ -25,7 +25,7 @@ from deeptrain.checkpoint.store import line_of
 from deeptrain.control.interrupt import Interrupted, is_interactive
 from deeptrain.control.journal import Journal, last_branch
 from deeptrain.run.checkpointing import NEVER, Checkpointing, about, position_of, write
-from deeptrain.run.declared import declared, of_parent, say_left_aside, to_skip
+from deeptrain.run.declared import begins_with, declared, say_left_aside, to_skip
 from deeptrain.run.fingerprint import Mismatch, compare
 from deeptrain.run.loading import Loaded, Place, merged, read_state, say
 from deeptrain.run.record import environment, write_start
@@ -144,7 +144,7 @@ class Run:
         trainer.display.on_run(found, self.path)
         if found.state is not None:
             finish = reconcile(trainer, found, resume)
-            state = found.state if found.parent is None else of_parent(trainer, found)
+            state = begins_with(trainer, found)
             trainer.load_state_dict(state)
             self._check_same(state, trainer, taken=resume == "take")
             finish()
