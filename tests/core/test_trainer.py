@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import deeptrain as dt
-from deeptrain.testing import _through_bytes
+from deeptrain.checkpoint.snapshot import copied
 from tests.support import recipes
 
 
@@ -189,11 +189,11 @@ def test_a_registered_generator_is_part_of_the_state():
     half.step(5)
     state = half.state_dict()
     other = make()
-    other.load_state_dict(_through_bytes(state))
+    other.load_state_dict(copied(state))
     other.fit()
     assert dt.digest(other.state_dict()) == dt.digest(whole.state_dict())
     forgetful = recipes.trainer(callbacks=[])
-    forgetful.load_state_dict(_through_bytes(state))
+    forgetful.load_state_dict(copied(state))
     with pytest.raises(ValueError, match="noise"):
         forgetful.fit()
 
