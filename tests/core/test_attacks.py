@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 import deeptrain as dt
+from deeptrain.checkpoint.snapshot import copied
 from deeptrain.step.function import FunctionStep
-from deeptrain.testing import _through_bytes, prove
+from deeptrain.testing import prove
 from tests.support import recipes
 
 
@@ -287,7 +288,7 @@ def test_buffers_that_move_in_evaluation_are_put_back_and_those_that_grow_are_re
         stopped = moving(2)
         recipes.advance(stopped, k)
         other = moving(2)
-        other.load_state_dict(_through_bytes(stopped.state_dict()))
+        other.load_state_dict(copied(stopped.state_dict()))
         other.fit()
         assert dt.digest(other.state_dict()) == dt.digest(often.state_dict())
 
@@ -316,7 +317,7 @@ def test_one_snapshot_may_be_loaded_twice():
     t.step(3)
     snapshot = t.state_dict()
     snapshot = {**snapshot, "model": {k: v.clone() for k, v in snapshot["model"].items()}}
-    optimizer = _through_bytes(snapshot)["optimizer"]
+    optimizer = copied(snapshot)["optimizer"]
     snapshot["optimizer"] = optimizer
     expected = dt.digest(snapshot["optimizer"])
     for _ in range(2):
