@@ -99,11 +99,18 @@ def _log(parsed: argparse.Namespace) -> int:
 
 
 def _diff(parsed: argparse.Namespace) -> int:
+    from deeptrain.introspect.parting import JOURNAL, parting  # noqa: PLC0415
     from deeptrain.run.run import Run  # noqa: PLC0415
     from deeptrain.state import tree  # noqa: PLC0415
 
+    of_runs = all((place / JOURNAL).is_file() for place in (parsed.one, parsed.two))
+    parted = parting(parsed.one, parsed.two) if of_runs else None
+    if parted is not None:
+        print(f"the journals part at iteration {parted.at}: {parted.what}", flush=True)
     one, two = Run.read(parsed.one), Run.read(parsed.two)
     differences = tree.diff(one, two)
+    if differences and of_runs and parted is None:
+        print("the journals tell of no iteration that differs")
     if differences:
         print(f"found: in {parsed.one}; expected: in {parsed.two}")
     for difference in differences:
@@ -111,9 +118,9 @@ def _diff(parsed: argparse.Namespace) -> int:
     print(
         f"{len(differences)} of {sum(1 for _ in tree.walk(one))} values differ"
         if differences
-        else "identical"
+        else ("identical" if parted is None else "the newest states are identical")
     )
-    return 1 if differences else 0
+    return 1 if differences or parted is not None else 0
 
 
 def _prove(parsed: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.control.journal import last_iteration
+from deeptrain.introspect.parting import parting
 from deeptrain.introspect.trace import FirstDifference, first_difference
 from deeptrain.run.reader import RecordedRun, open_run
 from deeptrain.state import tree
@@ -44,7 +45,8 @@ class RunPair:
         untouched, killed: The two directories.
         digests: Their final digests.
         computed_twice: Iterations that the killed one computed more than once.
-        first: Where they part, or None.
+        parting: The first iteration that differs, from the two journals; None where none does.
+        first: The first thing that differs, from what each iteration saw: rows, their values, rates and figures; or None.
         differences: Paths of the final states that differ, in words; the first ten.
         suspects: What could have caused it, in words.
     """
@@ -53,6 +55,7 @@ class RunPair:
     killed: Path
     digests: tuple[str, str]
     computed_twice: int
+    parting: FirstDifference | None = None
     first: FirstDifference | None = None
     differences: list[str] = field(default_factory=list)
     suspects: list[str] = field(default_factory=list)
@@ -89,7 +92,13 @@ class ScriptProof:
         yield f"computed twice       {pair.computed_twice} iterations"
         yield "identical" if pair.identical else "NOT identical"
         if not pair.identical:
-            yield f"first difference: {pair.first or 'only in the final state'}"
+            at = (
+                "no iteration"
+                if pair.parting is None
+                else f"iteration {pair.parting.at}: {pair.parting.what}"
+            )
+            yield f"the journals part at {at}"
+            yield f"first difference: {pair.first or pair.parting or 'only in the final state'}"
             yield from (f"  {line}" for line in pair.differences)
             yield from (f"likely cause: {line}" for line in pair.suspects)
 
@@ -229,8 +238,10 @@ def _pair(untouched: Path, killed: Path) -> RunPair:
         return RunPair(untouched, killed, digests, twice)
     first = first_difference(_trace(one), _trace(two))
     differences = [str(d) for d in tree.diff(one.state, two.state)[:10]]
-    suspects = [] if first is None else [first.cause]
-    return RunPair(untouched, killed, digests, twice, first, differences, [*suspects, *_suspects(untouched)])
+    parted = parting(untouched, killed)
+    cause = first or parted
+    suspects = [*([] if cause is None else [cause.cause]), *_suspects(untouched)]
+    return RunPair(untouched, killed, digests, twice, parted, first, differences, suspects)
 
 
 def computed_twice(run: RecordedRun) -> int:

@@ -5,12 +5,14 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 import deeptrain as dt
+from deeptrain.introspect.parting import parting
 from deeptrain.testing import prove
 from tests.support import recipes
 
@@ -23,15 +25,45 @@ def test_a_sound_run_is_proved():
     assert str(proof).startswith("identical: 4 interrupted runs")
 
 
-def found(make):
-    proof = prove(make, stops=3)
-    assert not proof.identical
-    with pytest.raises(AssertionError, match="NOT identical"):
-        proof.check()
-    return str(proof)
+STOP = 7
 
 
-def test_an_unregistered_generator_is_found():
+@pytest.fixture
+def found(tmp_path, monkeypatch):
+    """Puts a faulty run to the proof, and sees that the journals alone name the first iteration that differs."""
+
+    def find(make, parts_at, stops=(STOP,)):
+        proof = prove(make, stops=3)
+        assert not proof.identical
+        with pytest.raises(AssertionError, match="NOT identical"):
+            proof.check()
+        assert where_journals_part(make, tmp_path, monkeypatch, stops).at == parts_at
+        return str(proof)
+
+    return find
+
+
+def where_journals_part(make, place, monkeypatch, stops=(STOP,)):
+    """Run once untouched, and once stopped and made anew, without traces; where do the journals part?"""
+    made, runs = recipes.trainer, []
+    for name, moments in (("untouched", ()), ("stopped", stops)):
+        where = place / name
+        monkeypatch.setattr(recipes, "trainer", partial(made, runs=where, name="r"))
+        for until in (*moments, None):
+            with make() as t:
+                t.fit(until=until and dt.At(iteration=until))
+        runs.append(where / "M1__r")
+    monkeypatch.setattr(recipes, "trainer", made)
+    for run in runs:
+        assert all(entry["kind"] != "trace" for entry in dt.open_run(run).journal())
+    return parting(*runs)
+
+
+def test_sound_runs_part_nowhere(tmp_path, monkeypatch):
+    assert where_journals_part(lambda: recipes.trainer(), tmp_path, monkeypatch) is None
+
+
+def test_an_unregistered_generator_is_found(found):
     def make():
         t = recipes.trainer(callbacks=[])
         t.learner.model.noise = np.random.default_rng(0)
@@ -40,13 +72,13 @@ def test_an_unregistered_generator_is_found():
         )
         return t
 
-    text = found(make)
+    text = found(make, parts_at=STOP + 1)
     assert "model.noise is a numpy.random" in text
     assert "register_generator" in text
     assert "first difference: iteration" in text
 
 
-def test_a_callback_without_state_is_found():
+def test_a_callback_without_state_is_found(found):
     class Forgetful(dt.Callback):
         def __init__(self):
             self.count = 0
@@ -56,11 +88,12 @@ def test_a_callback_without_state_is_found():
             if self.count % 5 == 0:
                 trainer.learner.optimizer.param_groups[0]["weight_decay"] += 0.1
 
-    text = found(lambda: recipes.trainer(callbacks=[Forgetful()]))
+    # Untouched it acts after 5 and 10; the update of 11 is another then, which the figures of 12 show.
+    text = found(lambda: recipes.trainer(callbacks=[Forgetful()]), parts_at=12)
     assert "callbacks.Forgetful.count went from 0 to" in text
 
 
-def test_a_module_that_keeps_something_outside_its_state_is_found():
+def test_a_module_that_keeps_something_outside_its_state_is_found(found):
     class Counting(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -76,10 +109,10 @@ def test_a_module_that_keeps_something_outside_its_state_is_found():
         t.learner.model.head.register_forward_pre_hook(lambda _, x: (counting(x[0]),))
         return t
 
-    assert "model.counting.calls went from 0 to" in found(make)
+    assert "model.counting.calls went from 0 to" in found(make, parts_at=STOP + 1)
 
 
-def test_data_that_changes_is_found(monkeypatch):
+def test_data_that_changes_is_found(found, monkeypatch):
     data = recipes.data
 
     def changing(rows=recipes.ROWS, seed=1):
@@ -87,12 +120,12 @@ def test_data_that_changes_is_found(monkeypatch):
         return x + time.perf_counter_ns() % 1000 * 1e-4, y
 
     monkeypatch.setattr(recipes, "data", changing)
-    text = found(lambda: recipes.trainer(callbacks=[]))
+    text = found(lambda: recipes.trainer(callbacks=[]), parts_at=1, stops=())
     assert "even two untouched runs differ" in text
     assert "held other values: the data changed" in text
 
 
-def test_a_schedule_that_depends_on_time_is_found():
+def test_a_schedule_that_depends_on_time_is_found(found):
     def make():
         t = recipes.trainer("none", callbacks=[])
         t.learner.scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -101,7 +134,7 @@ def test_a_schedule_that_depends_on_time_is_found():
         t.learner._scheduler_by = "updates"
         return t
 
-    assert "schedule depends on the clock" in found(make)
+    assert "schedule depends on the clock" in found(make, parts_at=2, stops=())
 
 
 # ---------------------------------------------------------------- the command
@@ -156,8 +189,23 @@ def test_the_command_proves_a_script(tmp_path):
 
 
 def test_the_command_finds_a_fault_and_names_it(tmp_path):
-    done = run(tmp_path, FAULT)
+    done = run(tmp_path, FAULT, "--directory", str(tmp_path / "both"))
     assert done.returncode == 1, done.stderr + done.stdout
+    journals = re.search(
+        r"the journals part at iteration (\d+): loss (\S+) in one, (\S+) in the other", done.stdout
+    )
+    traces = re.search(r"first difference: iteration (\d+):", done.stdout)
+    assert journals[1] == traces[1]
+    assert journals[2] != journals[3]
+    one, two = sorted((tmp_path / "both").glob("*/M1__prove"))
+    diff = subprocess.run(
+        [sys.executable, "-m", "deeptrain", "diff", str(two), str(one)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert diff.returncode == 1
+    assert diff.stdout.startswith(f"the journals part at iteration {journals[1]}: loss ")
     assert "NOT identical" in done.stdout
     assert "first difference: iteration" in done.stdout
     assert "model.noise is a torch._C.Generator that is not registered" in done.stdout

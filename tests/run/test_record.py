@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from deeptrain.run import record
+from deeptrain.run.environment import environment
 from deeptrain.run.fingerprint import ABSENT, FingerprintMismatch, Mismatch, compare
-from deeptrain.run.record import environment, git_state, main_script, plain, write_start
+from deeptrain.run.record import git_state, main_script, plain, write_start
 
 
 def entries(directory):

@@ -15,9 +15,10 @@ from tests.support import fresh, recipes
 from torch import nn
 
 import deeptrain as dt
+from deeptrain.control import present
 from deeptrain.control.journal import Journal, last_iteration, read_journal
-from deeptrain.run import replay as replay_module
 from deeptrain.run.replay import Replay, ReplayMismatch
+from deeptrain.run.standing import Standing
 
 ITERATIONS = 16  # of the recipe's run
 SELDOM = dt.Checkpoints(every=dt.Every(epochs=50))
@@ -139,6 +140,7 @@ def assert_numbered(runs):
 def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # as the fresh processes have
+    dt.reproducible(seed=0)  # likewise
     yield
     torch.set_num_threads(before)
 
@@ -411,12 +413,12 @@ HISTORIES = {
 def test_the_present_line_of_history_is_found_from_the_end(tmp_path, name, monkeypatch):
     lines, after, expected, until = HISTORIES[name]
     path = journal(tmp_path / "journal.jsonl", *lines)
-    monkeypatch.setattr(replay_module, "BLOCK", 100)
+    monkeypatch.setattr(present, "BLOCK", 100)
     replay = Replay(path, after=after)
     assert replay.until == until
     found = []
     while not replay.done:
-        found.append(replay._next["at"])
+        found.append(replay._next[1]["at"])
         verdict = replay.compare(found[-1], fed(found[-1] - 1), {"loss": found[-1] / 3})
         assert (verdict is not None) == (len(found) == len(expected))
     assert found == expected
@@ -447,7 +449,9 @@ def test_iterations_whose_lines_were_lost_are_counted(tmp_path):
 )
 def test_place_and_figures_are_compared_exactly(tmp_path, batch, figures, what):
     replay = Replay(journal(tmp_path / "journal.jsonl", 1), after=0)
-    replay.environment = ["threads: 1 -> 2"]
+    standing = Standing()
+    standing.environment = {"threads": 2}
+    replay.prepare({"threads": 1}, standing)
     verdict = replay.compare(1, batch, figures)
     assert (None if verdict.identical else verdict.difference.what) == what
     json.dumps(verdict.entry())
@@ -457,16 +461,16 @@ def test_place_and_figures_are_compared_exactly(tmp_path, batch, figures, what):
 def test_what_a_start_reads_does_not_grow_with_the_run(tmp_path, monkeypatch):
     path = journal(tmp_path / "journal.jsonl", *range(1, 3001))
     parsed = []
-    real = replay_module.read_backwards
+    real = present.read_backwards
     monkeypatch.setattr(
-        replay_module,
+        present,
         "read_backwards",
         lambda path: (parsed.append(entry) or (place, entry) for place, entry in real(path)),
     )
     replay = Replay(path, after=2990)
     assert replay.until == 3000
     assert len(parsed) == 11
-    assert len(replay._spans) == 1
+    assert len(replay._tail.spans) == 1
 
 
 @pytest.mark.parametrize("steps", [0, 3])
@@ -540,3 +544,169 @@ def test_a_line_with_other_things_in_it_is_a_difference_and_no_error(tmp_path):
     verdict = Replay(path, after=0).compare(1, fed(0), {"loss": 0.5})
     assert verdict.difference.what == "loss"
     assert "'(absent)'" in str(verdict)
+
+
+# ---------------------------------------------------------------- the environment of the process that died
+
+
+def threaded(threads, *args, **more):
+    torch.set_num_threads(threads)
+    return warned_life(*args, **more)
+
+
+@pytest.mark.parametrize(
+    ("bad", "at", "words"), [(3, 4, "threads: 2 -> 1"), (0, 1, "the environment is the same")]
+)
+def test_the_environment_is_held_against_that_of_the_process_that_wrote_the_line(tmp_path, bad, at, words):
+    killed(noisy, tmp_path, 3)  # one thread; the checkpoint is its too
+    process, _ = fresh.start(threaded, 2, noisy, tmp_path, after=6)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert (news(tmp_path), repeated(tmp_path)) == ([1, 2, 3, 4, 5, 6], [1, 2, 3])
+    with pytest.warns(UserWarning, match=f"iteration {at}: other was") as caught:
+        life(noisy, tmp_path, bad=(bad,))
+    assert words in str(caught[0].message)
+    (verdict,) = (entry for entry in entries(tmp_path, "replay") if not entry["identical"])
+    assert len(verdict["environment"]) == ("threads" in words)
+
+
+def late_threads(runs):
+    with noisy(runs, after=6, verbosity=0) as t:
+        torch.set_num_threads(2)
+        t.fit()
+
+
+def test_threads_that_were_set_before_training_are_the_ones_that_count(tmp_path):
+    process, _ = fresh.start(late_threads, tmp_path)
+    process.join()
+    with pytest.warns(UserWarning, match=r"threads: 2 -> 1") as caught:
+        life(noisy, tmp_path, bad=(3,))
+    assert "threads: 1 -> 2" not in str(caught[0].message)
+
+
+# ---------------------------------------------------------------- validations
+
+
+class KillAfterValidation(dt.Callback):
+    def __init__(self, after):
+        self._after = after
+
+    def on_val_end(self, trainer, event):
+        if event.iteration == self._after:
+            trainer.run._journal.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def judged(runs, *, after=None, judged_after=None, more=0.0, checkpoints=SELDOM, **rest):
+    """A run whose validation finds figures that are `more` than they should be from a place on."""
+    torch.manual_seed(0)
+    model = nn.Linear(6, 3)
+    step = dt.SupervisedStep(
+        model,
+        loss=nn.CrossEntropyLoss(),
+        optimizer=torch.optim.SGD(model.parameters(), 0.1),
+        device="cpu",
+    )
+    metrics = {"accuracy": lambda p, t: float(recipes.accuracy(p, t)) + more}
+    val = dt.BatchLoader(dt.Arrays(*recipes.data(20, seed=2)), batch_size=7)
+    return dt.Trainer(
+        step,
+        dt.BatchLoader(dt.Arrays(*recipes.data()), batch_size=8, shuffle="global", seed=5),
+        validation=dt.Validation(val, metrics=metrics, every=dt.Every(batches=3)),
+        epochs=2,
+        runs=runs,
+        name="r",
+        callbacks=[Kill(after), KillAfterValidation(judged_after)],
+        checkpoints=checkpoints,
+        **rest,
+    )
+
+
+def validations(runs):
+    return [(entry["at"], entry["pass"], "replayed" in entry) for entry in entries(runs, "validation")]
+
+
+ALL = [(at, at // 3) for at in (3, 6, 9, 12, 15)]
+
+
+def test_validations_that_come_out_the_same_are_repetitions(tmp_path):
+    killed(judged, tmp_path, 8)
+    assert validations(tmp_path) == [(3, 1, False), (6, 2, False)]
+    said, _, _ = life(judged, tmp_path)
+    assert "replayed 8 iterations, all identical" in said
+    assert "not identical" not in said
+    assert validations(tmp_path)[2:4] == [(3, 1, True), (6, 2, True)]
+    assert [line[:2] for line in validations(tmp_path) if not line[2]] == ALL
+    assert_numbered(tmp_path)
+
+
+def test_a_validation_behind_the_last_iteration_is_compared_too(tmp_path):
+    killed(judged, tmp_path, None, judged_after=6)
+    assert validations(tmp_path)[-1] == (6, 2, False)
+    assert last_iteration(journal_of(tmp_path)) == 6
+    with pytest.warns(UserWarning, match="the validation after iteration") as caught:
+        life(judged, tmp_path, more=1e-9)
+    assert len(caught) == 2
+    assert "after iteration 6:" in str(caught[1].message)
+    assert len(entries(tmp_path, "replay")) == 3
+
+
+def test_a_validation_that_differs_is_said_and_the_iterations_are_compared_on(tmp_path):
+    killed(judged, tmp_path, 5)
+    before = entries(tmp_path, "validation")[0]["figures"]["accuracy"]
+    with pytest.warns(
+        UserWarning, match="not identical, after 3 iterations that came out the same: the valid"
+    ) as caught:
+        said, _, _ = life(judged, tmp_path, more=1e-9)
+    assert len(caught) == 1
+    for text in (said, str(caught[0].message)):
+        assert f"after iteration 3: accuracy was {before!r} before, and now {before + 1e-9!r}" in text
+        assert "the environment is the same" in text
+    assert "replayed 5 iterations, all identical" in said
+    differs, identical = entries(tmp_path, "replay")
+    assert (differs["at"], differs["identical"], "cut" in differs) == (3, False, False)
+    assert (differs["difference"]["what"], differs["difference"]["validation"]) == ("accuracy", True)
+    assert identical["identical"]
+    assert repeated(tmp_path) == [1, 2, 3, 4, 5]
+    assert validations(tmp_path)[:2] == [(3, 1, False), (3, 1, False)]
+    assert_numbered(tmp_path)
+
+
+def test_what_was_found_anew_is_what_the_next_replay_compares_with(tmp_path):
+    killed(judged, tmp_path, 5)
+    process, _ = fresh.start(warned_life, judged, tmp_path, after=8, more=1e-9)
+    process.join()
+    said, _, _ = life(judged, tmp_path, more=1e-9)  # a warning would be an error
+    assert "replayed 8 iterations, all identical" in said
+
+
+def test_a_run_that_is_to_stop_stops_at_a_validation_whole_and_saves_nothing(tmp_path):
+    killed(judged, tmp_path, 5)
+    checkpoints = sorted((journal_of(tmp_path).parent / "checkpoints").iterdir())
+    for _ in range(2):  # the same comparison each time
+        with judged(tmp_path, more=1e-9, checkpoints=Asked(), verbosity=0) as t:
+            with pytest.raises(ReplayMismatch, match="the validation after iteration 3: accuracy was"):
+                t.fit()
+            assert (t.progress.torn, t.progress.validation.passes) == (None, 1)
+        assert sorted((journal_of(tmp_path).parent / "checkpoints").iterdir()) == checkpoints
+    assert validations(tmp_path) == [(3, 1, False)]
+    with judged(tmp_path, more=1e-9, checkpoints=Asked(), verbosity=0) as t:
+        with pytest.raises(ReplayMismatch):
+            t.fit()
+        t.fit()
+    assert validations(tmp_path)[:2] == [(3, 1, False), (3, 1, False)]
+    stopped = [entry for entry in entries(tmp_path, "replay") if entry.get("stopped")]
+    assert len(stopped) == 3
+    assert [entry["at"] for entry in entries(tmp_path, "replay") if entry.get("accepted")] == [3]
+    assert news(tmp_path) == list(range(1, ITERATIONS + 1))
+    assert_numbered(tmp_path)
+
+
+def test_validations_of_history_that_was_left_are_not_compared(tmp_path):
+    killed(judged, tmp_path, 8)
+    t = judged(tmp_path, more=1e-9, verbosity=0)
+    t.load(journal_of(tmp_path).parent)
+    t.fit()
+    t.close()
+    assert entries(tmp_path, "replay") == []
+    assert all(not again for *_, again in validations(tmp_path))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from deeptrain.run.guarantee import Reason
     from deeptrain.run.replay import Verdict
     from deeptrain.run.resume import Found
     from deeptrain.trainer import Trainer
@@ -84,14 +85,24 @@ class Display:
         for path in found.unfinished[:1]:
             self.say(f"{path} is unfinished; to go on from it: Trainer(..., resume={str(path)!r})")
 
-    def on_environment(self, differences: Sequence[object]) -> None:
-        """A run goes on in an environment; these values of it are others than they were."""
-        if differences:
+    def on_environment(self, differences: Sequence[Reason], lost: Sequence[Reason]) -> None:
+        """A run goes on in another environment, or has done so before: what that costs, reason by reason."""
+        costs = {reason.costs for reason in differences}
+        if "order" in costs:
+            self.say(
+                "neither the bits nor the order of samples are promised any more: the environment is another"
+            )
+        elif "bits" in costs:
             self.say(
                 "the bits are not promised any more, only the order of samples: the environment is another"
             )
-            for difference in differences:
-                self.say(f"  {difference}")
+        for reason in differences:
+            self.say(f"  {reason}")
+        before = [reason for reason in lost if not any(str(new) in str(reason) for new in differences)]
+        if before:
+            self.say("the bits of this run are not those of an untouched one:")
+        for reason in before:
+            self.say(f"  {reason}")
 
     def on_restored(self, trainer: Trainer, replay_until: int) -> None:
         """A trainer stands where its run is to go on."""

@@ -117,6 +117,7 @@ class Rewind:
                 continue
             refuse_replaced(self._trainer, info, facts.path)
             self._trainer.load_state_dict(state)
+            self._trainer.run.standing.go_on(self._trainer, info)
             return facts
         raise ValueError(
             "rewind: none of the checkpoints before that point is whole; the run stands where it was"
@@ -153,8 +154,9 @@ class Rewind:
         self._let_go()
         self._trainer.progress.torn = "a rewind was cut short"
         if self._tip is not None:
-            state, _ = read_checkpoint(self._tip)
+            state, info = read_checkpoint(self._tip)
             self._trainer.load_state_dict(state)
+            self._trainer.run.standing.go_on(self._trainer, info)
 
     def _let_go(self) -> None:
         self._checkpoints.store.held = frozenset()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
-from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from deeptrain.callbacks.base import Event
@@ -115,7 +114,7 @@ class Judging:
         except BaseException as error:
             trainer.tear(f"the validation after iteration {trainer.progress.train.iterations}", error)
             raise
-        trainer.run.write_journal(monotonic())
+        trainer.run.after_validation(trainer)
 
     @staticmethod
     def abortably(trainer: Trainer, work: Callable[[], T]) -> T:
@@ -173,7 +172,7 @@ class Judging:
         at = progress.train.iterations
         trainer.learner.end_validation(figures.get(validation.key_metric))
         trainer.history.add(at, figures, "val.")
-        trainer.run.note("validation", at=at, figures=figures)
+        trainer.run.on_validation(trainer, figures)
         event = Event("val_end", at, progress.train.epochs, None, None, dict(figures), ("val_end",))
         event.replaying = at <= trainer.run.replay_until
         trainer.put_handlers(("val_end",), event, first=True)

@@ -30,6 +30,9 @@ class ForwardFeed(CursorFeed):
         name: What is iterated over, for messages.
         seed: What the random streams are seeded from, with epoch and batch.
         length: The batches of an epoch that the iterable claims to have; None if it does not say.
+
+    Attributes:
+        astray: In words, that another batch came than before the run was stopped; None where that was not seen.
     """
 
     changeable: ClassVar[tuple[str, ...]] = ("seed",)
@@ -45,6 +48,7 @@ class ForwardFeed(CursorFeed):
         self._walk: Walk | None = None
         self._looked: tuple[Position, Mark] | None = None
         self._warned = False
+        self.astray: str | None = None
 
     @abstractmethod
     def _nearest(self, position: Position) -> Mark:
@@ -239,8 +243,11 @@ class ForwardFeed(CursorFeed):
         recorded = self._marks.get(found.position)
         if recorded is not None and recorded.check not in (None, found.check):
             epoch, batch, _ = found.position
+            self.astray = (
+                f"{self._name} gave another batch {batch} in epoch {epoch} than before the run was stopped"
+            )
             warnings.warn(
-                f"{self._name} gave another batch {batch} in epoch {epoch} than before the run was stopped: from here on "
+                f"{self.astray}: from here on "
                 f"it has not the bits that it would have had. An epoch must depend on state_dict, set_epoch(epoch) and "
                 f"the global random streams alone; what is drawn ahead of time or in worker processes begins anew there",
                 stacklevel=2,

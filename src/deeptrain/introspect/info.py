@@ -11,6 +11,7 @@ from deeptrain.state.progress import Phase
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from deeptrain.run.guarantee import Guarantee
     from deeptrain.state.progress import Progress
     from deeptrain.trainer import Trainer
 
@@ -30,6 +31,7 @@ class Info:
         metrics: The figures of the last iteration.
         torn: Why the state is not whole, or None.
         path: The run's directory, or None.
+        guarantee: Whether the run still ends with the bits of an untouched one, or is fed its samples, and why.
     """
 
     line: str
@@ -42,6 +44,7 @@ class Info:
     metrics: dict[str, float]
     torn: str | None
     path: Path | None
+    guarantee: Guarantee
 
     @classmethod
     def of(cls, trainer: Trainer) -> Info:
@@ -58,6 +61,7 @@ class Info:
             metrics={} if last is None else last.metrics,
             torn=progress.torn,
             path=trainer.run.path,
+            guarantee=trainer.run.standing.guarantee(trainer),
         )
 
     def __repr__(self) -> str:
@@ -69,6 +73,7 @@ class Info:
             figures = "  ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
             lines.append(f"last batch: {self.sources}  {figures}")
         lines.append(f"record: {self.path or 'none, nothing is written'}")
+        lines.append(f"guarantee: {self.guarantee}")
         return "\n".join(lines)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PLAIN = (bool, int, float, str, list, tuple, dict, set, type(None), np.ndarray, torch.Tensor)
 GENERATORS = (torch.Generator, np.random.Generator, random.Random)
+WRAPPED = 4  # data sets within data sets that are looked into, as those of `Subset` and `FromDataset`
 # What nn.Module keeps in plain attributes of its own, all of it covered by the state.
 OWN = {"training", "_parameters", "_buffers", "_modules"}
 
@@ -44,7 +45,7 @@ def generators(trainer: Trainer) -> list[str]:
         f"call trainer.register_generator({name!r}, ...)"
         for where, thing in _things(trainer)
         for name, value in vars(thing).items()
-        if isinstance(value, GENERATORS) and id(value) not in known
+        if isinstance(value, GENERATORS) and id(value) not in known and not _saves_itself(thing)
     ]
 
 
@@ -64,9 +65,20 @@ def _things(trainer: Trainer) -> Iterator[tuple[str, Any]]:
     for name, callback in trainer.handlers.by_name.items():
         yield f"callbacks.{name}", callback
     for name, feed in (("train", trainer.train), ("validation", trainer.judging.feed)):
-        dataset = getattr(feed, "dataset", getattr(feed, "source", None))
-        if hasattr(dataset, "__dict__"):
-            yield f"data.{name}", dataset
+        if type(feed).__name__ == "StatefulFeed":
+            continue  # it has a state of its own, which is saved
+        dataset, where = getattr(feed, "dataset", getattr(feed, "source", None)), f"data.{name}"
+        for _ in range(WRAPPED):
+            if hasattr(dataset, "__dict__"):
+                yield where, dataset
+            dataset, where = getattr(dataset, "dataset", None), f"{where}.dataset"
+
+
+def _saves_itself(thing: Any) -> bool:
+    """Whether a part gives a state of its own making, in which its generators may be."""
+    if isinstance(thing, nn.Module):
+        return type(thing).get_extra_state is not nn.Module.get_extra_state
+    return isinstance(thing, Callback) and type(thing).state_dict is not Callback.state_dict
 
 
 def _is_covered(thing: Any, name: str) -> bool:

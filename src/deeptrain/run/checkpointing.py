@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from deeptrain.checkpoint.format import write_checkpoint
 from deeptrain.checkpoint.selecting import patterns, select
 from deeptrain.checkpoint.store import CheckpointStore
-from deeptrain.run.record import environment
 from deeptrain.run.saving import Saver
 from deeptrain.state.cadence import BATCH_END, EPOCH_END, PIECE
 
@@ -35,14 +34,12 @@ class Checkpointing:
         store: Those that there are.
         muted: Whether nothing is to be saved, because the run goes over ground that it knows.
         saved: Where the run stood when it was saved last, or None where it never was.
-        environment: What decides over bits besides script and data, as the process found it at its start.
     """
 
     def __init__(self, directory: Path, trainer: Trainer, journal: Callable[..., None]) -> None:
         self.store = CheckpointStore(directory, keep=trainer.checkpoints.keeping)
         self.saved: object = None
         self.muted = False
-        self.environment: dict[str, Any] = {}
         self._saver, self._journal = Saver(self.store), journal
         every = trainer.checkpoints.every
         seconds = every.n if every.unit == "seconds" else NEVER
@@ -80,7 +77,7 @@ class Checkpointing:
         at, position = trainer.progress.train.iterations, position_of(trainer)
         # By the loop's own cadence it is saved once all that followed from an iteration is through, and nothing else was done.
         rests = head or (not trainer.progress.pending and (not wait or self.saved is None))
-        said = self.info(trainer) | {"head": head, "rest": ended(trainer) if rests else []}
+        said = about(trainer) | {"head": head, "rest": ended(trainer) if rests else []}
         self._saver.save(trainer.state_dict(), said, at=at, position=position, tag=tag)
         self._due = time.monotonic() + self._seconds
         if wait:
@@ -115,10 +112,6 @@ class Checkpointing:
         if self.saved is not None:
             self.saved = "another state"
 
-    def info(self, trainer: Trainer) -> dict[str, Any]:
-        """What a checkpoint of the present state says of itself."""
-        return about(trainer, self.environment)
-
 
 def write(
     trainer: Trainer,
@@ -135,13 +128,10 @@ def write(
     write_checkpoint(Path(path), state, info)
 
 
-def about(trainer: Trainer, surroundings: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What a checkpoint says of itself.
-
-    Args:
-        trainer: Whose state it holds.
-        surroundings: What `environment` gave; by default it is asked.
-    """
+def about(trainer: Trainer) -> dict[str, Any]:
+    """What a checkpoint of the present state says of itself."""
+    if trainer.run.standing.is_behind(trainer):
+        trainer.run.look_around(trainer)
     progress = trainer.progress
     return {
         "iterations": progress.train.iterations,
@@ -152,7 +142,7 @@ def about(trainer: Trainer, surroundings: dict[str, Any] | None = None) -> dict[
         **trainer.judging.best_by(trainer.history),
         "phase": progress.phase.value,
         "settings": trainer.settings,
-        "environment": surroundings or environment(trainer.learner.device),
+        **trainer.run.standing.as_saved(trainer),
         **trainer.run.line.info(),
     }
 

@@ -64,11 +64,13 @@ class Loaded(NamedTuple):
         state: The whole of it.
         report: What of it is the saved one's and what the present one's; None where all is the saved one's.
         before: Where the trainer stood when it was read.
+        info: What the checkpoint says of itself, where the whole state is its.
     """
 
     state: dict[str, Any]
     report: Report | None
     before: Place
+    info: dict[str, Any] | None = None
 
     def entry(self) -> dict[str, Any]:
         """What the journal tells of the load."""

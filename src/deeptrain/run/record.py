@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -15,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from deeptrain.checkpoint.files import make_directory, replace_bytes, write_json
+from deeptrain.run.environment import environment
 
 VERSION = 1
 _GIT_SECONDS = 10.0
@@ -28,47 +27,6 @@ _START = re.compile(r"start-([0-9]+)\.json")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 # Set inside git's own hooks, where they would lead to another repository than the script's.
 _GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY")
-
-
-def environment(device: torch.device | str | None = None) -> dict[str, Any]:
-    """What decides over bits besides script and data: versions, device, threads, deterministic modes.
-
-    Args:
-        device: Where is computed, so that it can be named; the CPU where it is not given.
-    """
-    from deeptrain import __version__  # noqa: PLC0415 - it imports this module
-
-    cudnn: Any = torch.backends.cudnn  # half of it has no types
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "deeptrain": __version__,
-        "device": str(device or "cpu"),
-        "device_name": _device_name(torch.device(device or "cpu")),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "interop_threads": torch.get_num_interop_threads(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "deterministic_warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
-        "cudnn_deterministic": cudnn.deterministic,
-        "cudnn_benchmark": cudnn.benchmark,
-        "matmul_precision": torch.get_float32_matmul_precision(),
-        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
-        "cuda": torch.version.cuda,
-        "cudnn": cudnn.version() if torch.version.cuda else None,
-    }
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    with suppress(OSError):  # Linux alone has it
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def git_state(path: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -12,20 +12,20 @@ that its next start makes the same comparison again; only where it is told to go
 
 from __future__ import annotations
 
-import math
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deeptrain.control.journal import floats, is_news, parse, place_of, read_backwards
+from deeptrain.control.journal import floats, place_of
+from deeptrain.control.present import tail
+from deeptrain.run.guarantee import between
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from deeptrain.data.batch import Batch
+    from deeptrain.run.standing import Standing
 
-BLOCK = 1 << 16  # bytes of the journal that are in memory at a time
 ABSENT = "(absent)"
 
 
@@ -37,14 +37,21 @@ class Difference(NamedTuple):
         what: "batch", or the name of the figure.
         recorded: The journal's value.
         present: The value that was found now.
+        validation: Whether it is a figure of the validation after that iteration.
     """
 
     at: int
     what: str
     recorded: Any
     present: Any
+    validation: bool = False
 
     def __str__(self) -> str:
+        if self.validation:
+            return (
+                f"the validation after iteration {self.at}: {self.what} was {self.recorded!r} before, and now "
+                f"{self.present!r}: the validation data, the weights or a metric differ, or kernels that are not deterministic"
+            )
         if self.what == "batch":
             return (
                 f"iteration {self.at}: it was fed the batch {self.recorded} before, and now {self.present} "
@@ -67,7 +74,7 @@ class Verdict:
         left: How many are still to be compared.
         unknown: How many were computed again of which the journal has no line.
         difference: The first that differs, or None.
-        environment: In what the environment differs from the one that wrote the checkpoint, in words.
+        environment: In what the environment differs from that of the process that computed the iteration before, in words.
     """
 
     at: int
@@ -107,8 +114,10 @@ class Verdict:
         found |= {name: getattr(self, name) for name in ("left", "unknown") if getattr(self, name)}
         if self.difference is None:
             return found
-        _, what, recorded, present = self.difference
-        differs = {"what": what, "recorded": recorded, "present": present}
+        _, what, recorded, present, validation = self.difference
+        differs: dict[str, Any] = {"what": what, "recorded": recorded, "present": present}
+        if validation:
+            differs["validation"] = True
         return {**found, "difference": differs, "environment": self.environment}
 
 
@@ -144,7 +153,6 @@ class Replay:
     Attributes:
         until: The last iteration that the journal tells of on the present line of history.
         at: The last iteration that was held against it.
-        environment: In what the environment differs, in words, for the verdict.
 
     Raises:
         ValueError: A line of the journal is not one; the message names the file and the place.
@@ -153,11 +161,17 @@ class Replay:
     def __init__(self, path: Path, *, after: int) -> None:
         self.path = path
         self.after = self.at = after
-        self.environment: list[str] = []
-        self._spans, self.until = _present_line(path, after)
+        self._tail = tail(path, after, whole=True)
+        self.until = self._tail.until
         self._compared = self._unknown = self._told = 0
-        self._entries = self._read()
+        self._entries = self._tail.lines()
         self._next = next(self._entries, None)
+        self._saved: Mapping[str, Any] = {}
+        self._standing: Standing | None = None
+
+    def prepare(self, saved: Mapping[str, Any], standing: Standing) -> None:
+        """Be told the environment that wrote the checkpoint, and what knows the one that is there now."""
+        self._saved, self._standing = saved, standing
 
     @property
     def done(self) -> bool:
@@ -171,24 +185,64 @@ class Replay:
             The verdict, where this decides it: it differs, or it was the last.
         """
         self.at = at
-        if self._next is None or at < int(self._next["at"]):
+        if self._next is None or at < int(self._next[1]["at"]):
             self._unknown += 1  # lost, as what waited to be written when the process died
             return None
-        entry, self._next = self._next, next(self._entries, None)
+        (where, entry), self._next = self._next, next(self._entries, None)
         self._compared += 1
         difference = _difference(entry, at, place_of(batch), floats(figures))
-        return self.verdict(difference) if difference is not None or self.done else None
+        return self.verdict(difference, where) if difference is not None or self.done else None
 
-    def verdict(self, difference: Difference | None = None, *, whole: bool = False) -> Verdict:
+    def verdict(
+        self, difference: Difference | None = None, where: int = 0, *, whole: bool = False
+    ) -> Verdict:
         """What was found so far.
 
         Args:
             difference: The first that differs.
+            where: Where the line that it differs from lies in the journal.
             whole: Whether nothing more is to be compared, though the journal may have more.
         """
         left = 0 if whole or self.done or difference is not None else self.until - self.at
-        environment = [] if difference is None else self.environment
+        environment = [] if difference is None else self._differs_from(where)
         return Verdict(self.at, self._compared, left, self._unknown, difference, environment)
+
+    def _differs_from(self, where: int) -> list[str]:
+        """In what the environment differs from that of the process that wrote a line."""
+        present = {} if self._standing is None else self._standing.environment
+        return [str(reason) for reason in between(self._tail.environment_at(where) or self._saved, present)]
+
+    @property
+    def awaits_validations(self) -> bool:
+        """Whether the journal tells of passes that were not computed again yet."""
+        return bool(self._tail.validations)
+
+    def forget_validations(self) -> None:
+        """Compare none any more: they are of another line of history."""
+        self._tail.validations.clear()
+
+    def compare_validation(
+        self, number: int, at: int, figures: Mapping[str, Any]
+    ) -> tuple[bool, Verdict | None]:
+        """Hold a pass of validation against the journal.
+
+        Args:
+            number: How many passes the run has completed with it.
+            at: The iteration that it came after.
+            figures: What it found.
+
+        Returns:
+            Whether the journal tells of it, and where it differs the verdict.
+        """
+        where, entry = self._tail.validations.pop(number, (0, None))
+        if entry is None or entry.get("at") != at:
+            return False, None
+        difference = _first_figure(entry["figures"], floats(figures), at)
+        if difference is None:
+            return True, None
+        differs = Difference(*difference[:4], validation=True)
+        same = max(0, at - self.after) + 1
+        return True, Verdict(at, same, difference=differs, environment=self._differs_from(where))
 
     def so_far(self) -> Verdict | None:
         """What was found since this was last asked, for a run that stops in the middle; None where nothing was."""
@@ -197,21 +251,6 @@ class Replay:
         self._told = self._compared
         return self.verdict()
 
-    def _read(self) -> Iterator[dict[str, Any]]:
-        """The lines of the present history, oldest first. No file is open between two of them."""
-        for first, last in self._spans:
-            place = first
-            while place <= last:
-                with self.path.open("rb") as file:
-                    file.seek(place)
-                    lines = file.readlines(BLOCK)
-                for line in lines:
-                    if place <= last:
-                        entry = parse(line, f"{self.path}, at byte {place}")
-                        if is_news(entry):
-                            yield entry
-                    place += len(line)
-
 
 def _difference(
     entry: Mapping[str, Any], at: int, place: tuple[int, ...], figures: Mapping[str, float]
@@ -219,35 +258,12 @@ def _difference(
     if entry.get("batch") != list(place):
         return Difference(at, "batch", entry.get("batch", ABSENT), list(place))
     recorded = entry.get("figures")
-    recorded = recorded if isinstance(recorded, dict) else {}
+    return _first_figure(recorded if isinstance(recorded, dict) else {}, figures, at)
+
+
+def _first_figure(recorded: Mapping[str, Any], figures: Mapping[str, float], at: int) -> Difference | None:
     for name in {**figures, **recorded}:
         one, two = recorded.get(name, ABSENT), figures.get(name, ABSENT)
         if repr(one) != repr(two):  # of floats it tells every bit, and one NaN is like the other
             return Difference(at, name, one, two)
     return None
-
-
-def _present_line(path: Path, after: int) -> tuple[list[tuple[int, int]], int]:
-    """Where the lines of the present history after a count lie in a journal, and the last iteration it tells of.
-
-    Read from the end, and no further than is needed: what a resume costs does not grow with the run.
-
-    Returns:
-        Spans of the file, oldest first: where the first line of each begins, and the last. Then the last iteration.
-    """
-    spans: list[tuple[int, int]] = []
-    below, joined, newest = math.inf, False, 0
-    with closing(read_backwards(path)) as entries:
-        for place, entry in entries:
-            at = int(entry.get("at", 0))
-            if entry.get("kind") == "load" or (is_news(entry) and at <= after):
-                newest = newest or min(at, after)
-                break
-            if is_news(entry):
-                kept = at < below
-                if kept:
-                    spans.append((place, spans.pop()[1] if joined else place))
-                    newest, below = newest or at, at
-                joined = kept
-            below = min(below, entry.get("cut", below))
-    return spans[::-1], newest

@@ -14,6 +14,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,13 +27,15 @@ from deeptrain.control.interrupt import Interrupted, is_interactive
 from deeptrain.control.journal import Journal, last_branch
 from deeptrain.run.checkpointing import NEVER, Checkpointing, about, position_of, write
 from deeptrain.run.declared import begins_with, declared, say_left_aside, to_skip
-from deeptrain.run.fingerprint import Mismatch, compare
+from deeptrain.run.fingerprint import compare
+from deeptrain.run.guarantee import taken
 from deeptrain.run.loading import Loaded, Place, merged, read_state, say
-from deeptrain.run.record import environment, write_start
+from deeptrain.run.record import write_start
 from deeptrain.run.replaced import refuse_replaced
 from deeptrain.run.replay import ReplayMismatch
 from deeptrain.run.replaying import Replaying
 from deeptrain.run.resume import Found, find, reconcile
+from deeptrain.run.standing import Standing
 from deeptrain.state import tree
 from deeptrain.state.progress import Phase
 
@@ -66,6 +69,7 @@ class Run:
         line: The branch that it is on.
         travel: The point of another run that it is to come to, or None.
         checkpoints: Its checkpoints; None where there is no run, or it was closed.
+        standing: What the run still has of the promise.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -81,6 +85,7 @@ class Run:
         self._journal: Journal | None = None
         self._replay: Replaying | None = None
         self._found: Found | None = None
+        self.standing = Standing()
         # Held only while it has something to save: a run that is done must not keep its model alive.
         self._unsaved: Trainer | None = None
         self._process = os.getpid()
@@ -130,6 +135,7 @@ class Run:
     def restore(self, trainer: Trainer, resume: str) -> None:
         """Put the trainer where its run stands, and write down how it was started."""
         found, self._found = self._found, None
+        self.standing.begin(trainer)
         if found is None:
             return
         try:
@@ -144,6 +150,7 @@ class Run:
         trainer.display.on_run(found, self.path)
         if found.state is not None:
             finish = reconcile(trainer, found, resume)
+            mismatches = compare(found.info["settings"], trainer.settings) if resume == "take" else []
             state = begins_with(trainer, found)
             trainer.load_state_dict(state)
             self._check_same(state, trainer, taken=resume == "take")
@@ -165,18 +172,17 @@ class Run:
                 self._replay = Replaying(self._journal, after=trainer.progress.train.iterations)
                 self.replay_until = self._replay.until
                 self.checkpoints.saved = position_of(trainer)
-        surroundings = self.checkpoints.environment = environment(trainer.learner.device)
-        differences = _differences(found, surroundings)
-        trainer.display.on_environment(differences)
-        if self._replay is not None:
-            taken = resume == "take" and bool(compare(found.info["settings"], trainer.settings))
-            self._replay.prepare(differences, comparable=not taken)
+            if self._replay is not None:
+                self._replay.prepare(found.info, self.standing, comparable=not mismatches)
+            differences = self.standing.go_on(trainer, found.info, taken(mismatches))
+            trainer.display.on_environment(differences, self.standing.lost())
         origin = {
             "parent": None if found.parent is None else str(found.parent),
             "passed_over": found.passed_over,
         }
-        write_start(self.path, trainer.settings, trainer.config, origin, surroundings)
-        self.journal("start", at=trainer.progress.train.iterations, parent=origin["parent"])
+        write_start(self.path, trainer.settings, trainer.config, origin, self.standing.announced)
+        at, now = trainer.progress.train.iterations, self.standing.announced
+        self.journal("start", at=at, parent=origin["parent"], environment=now)
         if found.state is not None:
             trainer.display.on_restored(trainer, self.replay_until)
 
@@ -212,6 +218,7 @@ class Run:
                 f"the trainer was closed, and {self.path} is free for others: make it anew to go on"
             )
         self._unsaved = trainer
+        self.look_around(trainer)
         if self.proving and not self._attributes:
             from deeptrain.introspect.suspects import attributes  # noqa: PLC0415 - for proofs alone
 
@@ -222,6 +229,15 @@ class Run:
             return
         self.save(trainer)
         self._check_same(self.checkpoints.store.newest()[1], trainer)
+
+    def look_around(self, trainer: Trainer) -> None:
+        """Say and write down where the environment became another since the last look."""
+        before = self.standing.announced
+        if found := self.standing.look(trainer):
+            trainer.display.on_environment(found, ())
+        if before != self.standing.announced:
+            at, changed = trainer.progress.train.iterations, [str(reason) for reason in found]
+            self.journal("environment", at=at, environment=self.standing.announced, changed=changed)
 
     def save(
         self, trainer: Trainer, *, wait: bool = True, tag: str | None = None, head: bool = False
@@ -296,7 +312,7 @@ class Run:
         assert self.checkpoints is not None
         self._journal.flush()
         self._replay = Replaying(self._journal, after=trainer.progress.train.iterations)
-        self._replay.prepare([], comparable=True)
+        self._replay.prepare({"environment": self.standing.environment}, self.standing, comparable=True)
         self.replay_until, self.checkpoints.muted, trainer.display.quiet = until, True, True
         verdict = None
         try:
@@ -329,8 +345,10 @@ class Run:
         assert self.travel is not None
         travel, self.travel = self.travel, None
         self.save(trainer)
-        verdict = self._verdict if self._replay is None else self._replay.end()
-        return travel.report(trainer, verdict)
+        if self._replay is not None:
+            self._replay.end()
+            self._replay, self._verdict = None, self._replay.verdict
+        return travel.report(trainer, self._verdict)
 
     # ------------------------------------------------------------------ what came of saving
 
@@ -375,10 +393,9 @@ class Run:
         skip: str | Sequence[str] = (),
     ) -> None:
         """Write a checkpoint to a path of the user's; one of a part of the state says so."""
-        info = about(trainer) if self.checkpoints is None else self.checkpoints.info(trainer)
         if not only:
             skip = (*patterns("skip", skip), *declared(trainer, "save_skip", [trainer.state_dict()]))
-        write(trainer, path, info, only, skip)
+        write(trainer, path, about(trainer), only, skip)
 
     @staticmethod
     def read(path: str | PathLike[str]) -> dict[str, Any]:
@@ -405,7 +422,7 @@ class Run:
             skip = (*patterns("skip", skip), *to_skip(trainer, saved))
         if not (only or skip) and saved.info.get("partial") is None:
             refuse_replaced(trainer, saved.info, saved.path)
-            return Loaded(saved.tree, None, before)
+            return Loaded(saved.tree, None, before, saved.info)
         if trainer.progress.torn is not None:
             raise TornStateError(
                 f"{trainer.progress.torn}. A part of a state can only be loaded into one that is whole: load the whole of a "
@@ -416,6 +433,10 @@ class Run:
     def on_load(self, trainer: Trainer, path: str | PathLike[str], loaded: Loaded) -> None:
         """The user went to another state: what comes now is no replay, and no checkpoint here holds it."""
         self.replay_until = 0
+        if self._replay is not None:
+            self._replay.leave()
+        if loaded.info is not None:
+            trainer.display.on_environment(self.standing.go_on(trainer, loaded.info), self.standing.lost())
         self._settle()
         self.journal("load", at=trainer.progress.train.iterations, path=str(path), **loaded.entry())
         if loaded.report is not None:
@@ -492,10 +513,15 @@ class Run:
             return
         if not self.replay_until:
             replay.leave()
-        try:
+        with self._stopping(trainer, replay):
             replay.on_iteration(trainer, batch, figures)
+
+    @contextlib.contextmanager
+    def _stopping(self, trainer: Trainer, replay: Replaying) -> Iterator[None]:
+        """What differs is not to become, unasked, the state that the next start goes on from."""
+        try:
+            yield
         except ReplayMismatch:
-            # What differs is not to become, unasked, the state that the next start goes on from.
             self._settle()
             if self.checkpoints is not None:
                 self.checkpoints.saved = position_of(trainer)
@@ -503,6 +529,25 @@ class Run:
         finally:
             if replay.over:
                 self._replay, self._verdict = None, replay.verdict
+
+    def on_validation(self, trainer: Trainer, figures: dict[str, float]) -> None:
+        """Put the line of a pass of validation down. Called inside the commit; cannot fail."""
+        at, number = trainer.progress.train.iterations, trainer.progress.validation.passes
+        if self._replay is not None:
+            self._replay.on_validation(number, at, figures)
+        else:
+            self.note("validation", at=at, **{"pass": number}, figures=figures)
+
+    def after_validation(self, trainer: Trainer) -> None:
+        """The commit of a piece of a validation is through: write what waits, and say where a replay differs.
+
+        Raises:
+            ReplayMismatch: The pass was computed before, came out otherwise, and the run is to stop then.
+        """
+        self.write_journal(time.monotonic())
+        if self._replay is not None:
+            with self._stopping(trainer, self._replay):
+                self._replay.settle(trainer)
 
     def rest(self) -> None:
         """The trainer stops running for now: what waits to be written is written.
@@ -514,6 +559,8 @@ class Run:
             self.checkpoints.wait()
         if self._replay is not None:
             self._replay.say_how_far(self._unsaved)
+        if self._unsaved is not None:
+            self.look_around(self._unsaved)
         if self._journal is not None:
             self._journal.flush()
 
@@ -574,9 +621,3 @@ def _close_all() -> None:
     """A script that ends, in whatever way lets Python run, leaves no training unsaved."""
     for run in list(_held.values()):
         run.close()
-
-
-def _differences(found: Found, present: dict[str, Any]) -> list[Mismatch]:
-    """In what the environment differs from the one that wrote the checkpoint; nothing where there is none."""
-    recorded = found.info.get("environment")
-    return [] if recorded is None else compare(recorded, present)
