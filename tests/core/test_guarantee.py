@@ -241,6 +241,20 @@ def test_a_state_that_is_loaded_brings_its_own_standing(tmp_path):
         assert not t.info().guarantee.bits
 
 
+def test_going_back_to_before_it_was_lost_is_going_back_to_before(tmp_path):
+    with trainer(tmp_path) as t:
+        t.step(3)
+        torch.use_deterministic_algorithms(False)
+        t.step(2)
+        torch.use_deterministic_algorithms(True)
+        assert not t.info().guarantee.bits
+        t.rewind(to=dt.At(iteration=2))
+        assert t.info().guarantee.bits
+        t.step(2)
+        assert t.info().guarantee.bits
+    assert fresh.run(life, tmp_path)[1].bits
+
+
 def test_a_child_run_has_lost_what_its_parent_had(tmp_path):
     lives(tmp_path, {"until": 5}, {"until": 9, "threads": 2})
     printed, _, guarantee = fresh.run(
