@@ -44,7 +44,7 @@ def fork(trainer: Trainer, name: str) -> Path:
             VOLATILE: {"script": [], "prompt": []},
         }  # another script's calls
         info = about(trainer) | {"head": True, "rest": ended(trainer), "branch": 0, "before": []}
-        write_start(directory.path, trainer.settings, trainer.config, origin)
+        write_start(directory.path, trainer.settings, trainer.config, origin, trainer.run.standing.announced)
         journal = Journal(directory.path / "journal.jsonl")
         journal.write("fork", at=origin["iteration"], parent=origin["parent"], from_branch=origin["branch"])
         journal.close()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import copy
 import os
 import signal
 import sys
@@ -329,6 +330,7 @@ class Run:
         """While the trainer tries something out: nothing is saved, shown or written down, and sinks are told of a replay."""
         journal, replay, until, unsaved = self._journal, self._replay, self.replay_until, self._unsaved
         self._journal, self._replay, self.replay_until = None, None, FOREVER
+        standing, self.standing = self.standing, copy.deepcopy(self.standing)
         trainer.display.quiet = True
         if self.checkpoints is not None:
             self.checkpoints.muted = True
@@ -336,6 +338,7 @@ class Run:
             yield
         finally:
             self._journal, self._replay, self.replay_until, self._unsaved = journal, replay, until, unsaved
+            self.standing = standing
             trainer.display.quiet = False
             if self.checkpoints is not None:
                 self.checkpoints.muted = False
