@@ -350,7 +350,8 @@ class Run:
         self.save(trainer)
         if self._replay is not None:
             self._replay.end()
-            self._replay, self._verdict = None, self._replay.verdict
+            self._verdict = self._replay.verdict
+            self._replay = None
         return travel.report(trainer, self._verdict)
 
     # ------------------------------------------------------------------ what came of saving
