@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from deeptrain.trainer import Trainer
 
-# Part of the state, which brings them back: a change of them by the run itself is no change of the environment.
-OF_THE_STATE = ("optimizers", "batch_size", "shuffle", "pieces", "workers")
+# Part of the state or of the settings: a change of them by the run itself is no change of the environment.
+OF_THE_STATE = ("optimizers", "loader", "batch_size", "shuffle", "pieces", "workers")
 
 
 class Standing:
