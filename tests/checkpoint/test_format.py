@@ -216,7 +216,7 @@ def test_a_checkpoint_that_is_not_there_is_said_to_be_so(tmp_path):
     [
         ({"files": {"../x": 1}}, "files"),
         ({"../x": 1}, r"\.\./x"),
-        ({"version": 2}, "its version is 2, this deeptrain reads 1"),
+        ({"version": 3}, "its version is 3, this deeptrain reads 1 and 2"),
         ({"format": "other"}, "format"),
         ({"sequence": -1}, "sequence"),
         ({"sequence": True}, "sequence"),

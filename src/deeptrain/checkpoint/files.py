@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from os import PathLike
 
 TEMPORARY = ".tmp-"
-_NEW = (
-    os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-)  # O_BINARY: Windows would change line ends
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows would change line ends
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY
 _MOST = 1 << 26  # bytes in one call: macOS refuses 2 GiB and more
 _MARGIN = 1 << 20  # bytes beyond the files' own, for directories and the file system's records
 
@@ -75,6 +74,20 @@ def new_file(path: Path) -> Iterator[int]:
         FileExistsError: It is there already.
     """
     descriptor = os.open(path, _NEW, 0o666)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def file_end(path: Path) -> Iterator[int]:
+    """The descriptor of a file that is there, to append to; else as `new_file`.
+
+    Raises:
+        FileNotFoundError: It is not there.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | _BINARY)
     try:
         yield descriptor
     finally:

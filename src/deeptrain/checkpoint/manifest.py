@@ -11,11 +11,13 @@ import zlib
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from deeptrain.checkpoint.chain import Chain
+
 TENSORS = "tensors.safetensors"
 STATE = "state.json"
 MANIFEST = "manifest.json"
 FORMAT = "deeptrain checkpoint"
-VERSION = 1
+VERSIONS = (1, 2)  # where the history lies in segments it is 2
 LENGTH = 8  # bytes before a safetensors header, that hold its length
 MAX_HEADER = 100_000_000  # bytes; safetensors' own bound
 _CRC = 2**32
@@ -51,6 +53,7 @@ class Manifest:
         tensors_size: Of the tensors file.
         header_size, header_crc: Of its header, with the bytes before it that hold the length.
         tensors: The crc32 of each tensor's bytes, by name.
+        history: Where the history lies, see `Chain.plain`; None where it is in the state as everything else.
     """
 
     sequence: int
@@ -61,9 +64,12 @@ class Manifest:
     header_size: int
     header_crc: int
     tensors: dict[str, int]
+    history: Any = None
 
     @classmethod
-    def of(cls, written: Written, state: bytes, info: Any, sequence: int) -> Manifest:
+    def of(
+        cls, written: Written, state: bytes, info: Any, sequence: int, chain: Chain | None = None
+    ) -> Manifest:
         """The manifest of what was written."""
         return cls(
             sequence=sequence,
@@ -74,11 +80,20 @@ class Manifest:
             header_size=written.header_size,
             header_crc=written.header_crc,
             tensors=written.tensors,
+            history=None if chain is None else chain.plain(),
         )
+
+    @property
+    def chain(self) -> Chain | None:
+        """Where the history lies; None where it is in the state as everything else."""
+        return None if self.history is None else Chain.parse(self.history)
 
     def text(self) -> bytes:
         """The manifest as it is written."""
-        body = {"format": FORMAT, "version": VERSION} | asdict(self)
+        entries = asdict(self)
+        if self.history is None:
+            del entries["history"]
+        body = {"format": FORMAT, "version": VERSIONS[self.history is not None]} | entries
         rest = json.dumps(body, indent=1, allow_nan=False).encode()[1:]  # without the opening brace
         return _first_line(rest) + rest
 
@@ -101,13 +116,15 @@ class Manifest:
 
     @classmethod
     def _of_body(cls, body: dict[str, Any]) -> Manifest:
-        for key, expected in (("format", FORMAT), ("version", VERSION)):
-            if body.get(key) != expected:
-                raise ManifestError(f"its {key} is {body.get(key)!r}, this deeptrain reads {expected!r}")
+        for key, expected in (("format", (FORMAT,)), ("version", VERSIONS)):
+            if body.get(key) not in expected:
+                known = " and ".join(map(repr, expected))
+                raise ManifestError(f"its {key} is {body.get(key)!r}, this deeptrain reads {known}")
         values = {key: body[key] for key in body if key not in ("crc32", "format", "version")}
-        if set(values) != set(cls.__slots__):
-            odd = sorted(set(values) ^ set(cls.__slots__))
-            raise ManifestError(f"it should have the entries {sorted(cls.__slots__)} and differs in {odd}")
+        names = set(cls.__slots__) - ({"history"} if body["version"] == VERSIONS[0] else set())
+        if set(values) != names:
+            odd = sorted(set(values) ^ names)
+            raise ManifestError(f"it should have the entries {sorted(names)} and differs in {odd}")
         _check(values)
         return cls(**values)
 
@@ -119,7 +136,7 @@ def _first_line(rest: bytes) -> bytes:
 def _check(values: dict[str, Any]) -> None:
     """Numbers are numbers in their bounds, and names are names: nothing here is a path that would be followed."""
     for key, value in values.items():
-        if key in ("info", "tensors"):
+        if key in ("info", "tensors", "history"):
             continue
         bound = _CRC if key.endswith("crc") else 2**63
         if type(value) is not int or not 0 <= value < bound:
@@ -129,3 +146,8 @@ def _check(values: dict[str, Any]) -> None:
     tensors = values["tensors"]
     if type(tensors) is not dict or not all(type(c) is int and 0 <= c < _CRC for c in tensors.values()):
         raise ManifestError("its checksums of the tensors are no whole numbers below 2**32")
+    if "history" in values:
+        try:
+            Chain.parse(values["history"])
+        except ValueError as error:
+            raise ManifestError(str(error)) from error

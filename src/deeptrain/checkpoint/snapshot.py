@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 VERSION = 1
 
 
-def gather(trainer: Trainer) -> dict[str, Any]:
-    """Everything that decides how a run goes on. See `Trainer.state_dict`."""
+def gather(trainer: Trainer, history: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Everything that decides how a run goes on. See `Trainer.state_dict`.
+
+    Args:
+        trainer: Whose state.
+        history: What stands in place of its history, which is copied where this is None.
+    """
     callbacks, place, progress = trainer.handlers.state_dict(), None, trainer.progress.state_dict()
     if trainer.handling is not None:
         # Inside a handler: the state in which it has not been called yet, so that it will be.
@@ -31,7 +36,7 @@ def gather(trainer: Trainer) -> dict[str, Any]:
         **trainer.learner.state_dict(),
         "data": {"train": trainer.train.state_dict(), **trainer.judging.data_state()},
         "random": trainer.streams.state_dict(place),
-        "history": trainer.history.state_dict(),
+        "history": trainer.history.state_dict() if history is None else history,
         "callbacks": callbacks,
         "steering": trainer.steering.state_dict(),
         **({"replaced": copy.deepcopy(trainer.replaced)} if trainer.replaced else {}),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deeptrain.checkpoint.files import TEMPORARY, CheckpointError, sync_directory, temporary_beside
-from deeptrain.checkpoint.format import read_checkpoint, write_checkpoint
+from deeptrain.checkpoint.format import Whole, read_whole, write_checkpoint
 from deeptrain.checkpoint.keeping import MODES, Choice, Facts, Keeping, choose, look
 from deeptrain.checkpoint.line import Line
 from deeptrain.checkpoint.manifest import MANIFEST
@@ -20,6 +20,8 @@ from deeptrain.state.cadence import Every
 
 if TYPE_CHECKING:
     from os import PathLike
+
+    from deeptrain.checkpoint.chain import Chain
 
 _DIGITS = 6
 _MAX_TAG = 100
@@ -36,6 +38,7 @@ class Newest(NamedTuple):
         info: What the checkpoint says of itself.
         passed_over: Newer ones that are not whole, newest first, each with the reason.
         line: The branch that the run is on.
+        chain: What of its history is whole in the run's segments; None where it has the history in itself.
     """
 
     path: Path
@@ -43,6 +46,7 @@ class Newest(NamedTuple):
     info: dict[str, Any]
     passed_over: list[tuple[Path, str]]
     line: Line = Line()
+    chain: Chain | None = None
 
 
 class Place(NamedTuple):
@@ -195,11 +199,12 @@ class CheckpointStore:
         )
         return [problem]
 
-    def newest(self, line: Line | None = None) -> Newest:
+    def newest(self, line: Line | None = None, *, history: bool = True) -> Newest:
         """Read the newest whole checkpoint of the branch that the run is on.
 
         Args:
             line: That branch; by default the one of the highest sequence whose manifest is whole.
+            history: Whether the history is wanted. Else its series may be empty, and need not be whole.
 
         Raises:
             CheckpointError: There is none; the message lists each with the reason.
@@ -212,7 +217,8 @@ class CheckpointStore:
                 try:
                     present_line = present_line or line_of(path)
                     if self._is_on(path, present_line):
-                        return Newest(path, *_read(path), passed_over, present_line)
+                        tree, info, chain = _read(path, history=history)
+                        return Newest(path, tree, info, passed_over, present_line, chain)
                 except CorruptCheckpoint as error:
                     passed_over.append((path, error.what))
             if self.paths() == present:  # else the run that writes here removed what was being read
@@ -243,9 +249,9 @@ class CheckpointStore:
         _clear(self.directory, gone)
 
 
-def _read(path: Path) -> tuple[Any, dict[str, Any]]:
+def _read(path: Path, *, history: bool) -> Whole:
     check_sequence(path)
-    return read_checkpoint(path)
+    return read_whole(path, history=history)
 
 
 def line_of(path: Path) -> Line:

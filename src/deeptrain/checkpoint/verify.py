@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from deeptrain.checkpoint.files import CheckpointError
 from deeptrain.checkpoint.manifest import MANIFEST, STATE, TENSORS
+from deeptrain.checkpoint.past import read_past
 from deeptrain.checkpoint.reading import CorruptCheckpoint, Reader
 from deeptrain.checkpoint.store import CheckpointStore, check_sequence
 
@@ -20,7 +21,7 @@ class Verdict(NamedTuple):
     Attributes:
         path: Its directory.
         problem: The file or the tensor, and what is wrong with it; None where the checkpoint is whole.
-        about: The tag and the counts that it says of itself, where it is whole.
+        about: The tag and the counts that it says of itself, where it is whole, and what of its history is to be rebuilt.
     """
 
     path: Path
@@ -85,9 +86,11 @@ def _verdict(path: Path) -> Verdict:
     try:
         reader = Reader(path)
         reader.check()
-        info = reader.info()
+        info, chain = reader.info(), reader.manifest.chain
+        remark = None if chain is None else read_past(path, chain).remark
     except CorruptCheckpoint as error:
         return Verdict(path, error.what)
     said = [f"{info[name]} {name}" for name in ("epochs", "iterations") if type(info.get(name)) is int]
     said += [f"tag {info['tag']!r}"] if "tag" in info else []
+    said += [] if remark is None else [remark]
     return Verdict(path, None, "".join(f", {word}" for word in said))

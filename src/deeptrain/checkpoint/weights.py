@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from deeptrain.checkpoint.files import CheckpointError
-from deeptrain.checkpoint.format import read_checkpoint
+from deeptrain.checkpoint.format import read_whole
 from deeptrain.checkpoint.manifest import MANIFEST
 from deeptrain.checkpoint.store import CheckpointStore
 from deeptrain.checkpoint.weight_files import SUFFIXES, checked, read_weights
@@ -91,14 +91,14 @@ def _found(source: Any, expected: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def _read(source: Path) -> tuple[Path, Any]:
     if (source / "checkpoints").is_dir():
-        newest = CheckpointStore(source / "checkpoints").newest()
+        newest = CheckpointStore(source / "checkpoints").newest(history=False)
         return newest.path, newest.tree
     if not (source / MANIFEST).exists():
         raise CheckpointError(
             f"{source}: found neither a run's directory (with checkpoints/ in it) nor a checkpoint's "
             f"(with {MANIFEST} in it); give for instance runs/M1__name or runs/M1__name/checkpoints/000012"
         )
-    return source, read_checkpoint(source)[0]
+    return source, read_whole(source, history=False).tree
 
 
 def renamed(

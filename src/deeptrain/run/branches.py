@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def newest_of(run: Path) -> Newest:
+def newest_of(run: Path, *, history: bool = True) -> Newest:
     """A run's newest whole checkpoint on the branch that it is on.
 
     A rewind is on the disk once it has returned. Should what it wrote there be damaged later, the run is not to go on from
@@ -22,12 +22,13 @@ def newest_of(run: Path) -> Newest:
 
     Args:
         run: The run's directory.
+        history: Whether the history is wanted. Else its series may be empty, and need not be whole.
 
     Raises:
         CheckpointError: There is none; the message lists each with the reason.
     """
     store = CheckpointStore(run / "checkpoints")
-    return store.newest(_line_by_journal(run, store))
+    return store.newest(_line_by_journal(run, store), history=history)
 
 
 def _line_by_journal(run: Path, store: CheckpointStore) -> Line | None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.checkpoint.format import write_checkpoint
 from deeptrain.checkpoint.selecting import patterns, select
+from deeptrain.checkpoint.snapshot import gather
 from deeptrain.checkpoint.store import CheckpointStore
 from deeptrain.run.saving import Saver
 from deeptrain.state.cadence import BATCH_END, EPOCH_END, PIECE
+from deeptrain.state.history import without_series
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from os import PathLike
 
+    from deeptrain.checkpoint.chain import Chain
     from deeptrain.trainer import Trainer
 
 NEVER = float("inf")
@@ -75,10 +79,13 @@ class Checkpointing:
         trainer.tell("save")
         self.settle()
         at, position = trainer.progress.train.iterations, position_of(trainer)
+        with suppress(OSError):  # what waits goes on waiting
+            trainer.run.write_journal(NEVER)  # whole up to here, it can mend the history
         # By the loop's own cadence it is saved once all that followed from an iteration is through, and nothing else was done.
         rests = head or (not trainer.progress.pending and (not wait or self.saved is None))
         said = about(trainer) | {"head": head, "rest": ended(trainer) if rests else []}
-        self._saver.save(trainer.state_dict(), said, at=at, position=position, tag=tag)
+        state = gather(trainer, without_series())
+        self._saver.save(state, trainer.history, said, at=at, position=position, tag=tag)
         self._due = time.monotonic() + self._seconds
         if wait:
             self.settle()
@@ -102,6 +109,12 @@ class Checkpointing:
             self.saved = saved.position
             entry = {"path": saved.path.name, "stalled": saved.stalled, "seconds": saved.seconds}
             self._journal("checkpoint", at=saved.at, **entry)
+
+    def go_on_from(self, trainer: Trainer, chain: Chain | None) -> None:
+        """The trainer was put where its run stands, and its history is in the run's segments, or a part of it."""
+        self.saved = position_of(trainer)
+        if chain is not None:
+            self._saver.appender.adopt(chain, trainer.history)
 
     def is_behind(self, trainer: Trainer) -> bool:
         """Whether the trainer has gone on since the newest checkpoint, and its state is whole."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deeptrain.checkpoint.format import read_checkpoint
+from deeptrain.checkpoint.format import read_whole
 from deeptrain.checkpoint.partial import Report, merge, require_shapes, written_as
+from deeptrain.checkpoint.selecting import patterns
 from deeptrain.checkpoint.store import Newest
 from deeptrain.checkpoint.weight_files import SUFFIXES
 from deeptrain.run.branches import newest_of
+from deeptrain.state.tree import components, matching
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,8 +80,21 @@ class Loaded(NamedTuple):
         return entry if self.report is None else {**entry, "part": str(self.report)}
 
 
-def read_state(path: str | PathLike[str]) -> Newest:
+def wants_history(only: str | Sequence[str], skip: str | Sequence[str]) -> bool:
+    """Whether patterns choose something of the history; where they do not, it need not be whole."""
+    top: dict[str, Any] = {"history": {"series": {}}}
+    if any(matching(top, pattern) for pattern in patterns("skip", skip)):
+        return False
+    wanted = patterns("only", only)
+    return not wanted or any(matching(top, components(pattern)[0]) for pattern in wanted if pattern)
+
+
+def read_state(path: str | PathLike[str], *, history: bool = True) -> Newest:
     """A checkpoint, or a run's newest whole one.
+
+    Args:
+        path: Its directory.
+        history: Whether the history is wanted. Else its series may be empty, and need not be whole.
 
     Raises:
         ValueError: It is a file of weights.
@@ -92,8 +107,9 @@ def read_state(path: str | PathLike[str]) -> Newest:
             f"are loaded by dt.load_weights({str(place)!r}, model), and the rest of the state stays as it is"
         )
     if (place / "checkpoints").is_dir():
-        return newest_of(place)
-    return Newest(place, *read_checkpoint(place), [])
+        return newest_of(place, history=history)
+    tree, info, chain = read_whole(place, history=history)
+    return Newest(place, tree, info, [], chain=chain)
 
 
 def merged(

@@ -33,7 +33,7 @@ class RecordedRun:
                 f"{path} holds no run: expected a directory such as runs/M1__name with checkpoints"
             )
         self.path = path
-        self.checkpoint, self.state, self.info, self.passed_over, self.line = newest_of(path)
+        self.checkpoint, self.state, self.info, self.passed_over, self.line, _ = newest_of(path)
         self.history = History()
         self.history.load_state_dict(self.state["history"])
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from os import PathLike
 
+    from deeptrain.checkpoint.chain import Chain
     from deeptrain.trainer import Trainer
 
     Hold = Callable[[RunDirectory], None]
@@ -43,6 +44,7 @@ class Found:
         unfinished: Where no name was given, the runs without a name that could be gone on from.
         line: The branch that the run is on.
         travel: The point of another run to come to again, or None.
+        chain: What of the state's history is whole in this run's segments, where there are any.
     """
 
     state: dict[str, Any] | None = None
@@ -52,6 +54,7 @@ class Found:
     unfinished: list[Path] = field(default_factory=list)
     line: Line = field(default_factory=Line)
     travel: Travel | None = None
+    chain: Chain | None = None
 
 
 def find(trainer: Trainer, runs: Path, name: str | None, resume: str | PathLike[str], hold: Hold) -> Found:
@@ -114,7 +117,8 @@ def _continue(trainer: Trainer, runs: Path, name: str | None, hold: Hold) -> Fou
         directory.release()
         hold(RunDirectory.create(runs, name))
         return Found()
-    return Found(newest.tree, newest.info, None, _in_words(newest.passed_over), line=newest.line)
+    passed_over = _in_words(newest.passed_over)
+    return Found(newest.tree, newest.info, None, passed_over, line=newest.line, chain=newest.chain)
 
 
 def _in_words(passed_over: list[tuple[Path, str]]) -> list[str]:

@@ -4,6 +4,7 @@ runs/M3__mnist/
     lock            held by the kernel for the process that trains
     record/         how each start was made: script, git, settings, environment
     journal.jsonl   a line for everything that happened
+    history/        the figures, in segments that are only ever appended to
     checkpoints/    000000, 000001, ...
 """
 
@@ -30,7 +31,7 @@ from deeptrain.run.checkpointing import NEVER, Checkpointing, about, position_of
 from deeptrain.run.declared import begins_with, declared, say_left_aside, to_skip
 from deeptrain.run.fingerprint import compare
 from deeptrain.run.guarantee import taken
-from deeptrain.run.loading import Loaded, Place, merged, read_state, say
+from deeptrain.run.loading import Loaded, Place, merged, read_state, say, wants_history
 from deeptrain.run.record import write_start
 from deeptrain.run.replaced import refuse_replaced
 from deeptrain.run.replay import ReplayMismatch
@@ -172,7 +173,7 @@ class Run:
                 self._go_on_with(found.line, trainer)
                 self._replay = Replaying(self._journal, after=trainer.progress.train.iterations)
                 self.replay_until = self._replay.until
-                self.checkpoints.saved = position_of(trainer)
+                self.checkpoints.go_on_from(trainer, found.chain)
             if self._replay is not None:
                 self._replay.prepare(found.info, self.standing, comparable=not mismatches)
             differences = self.standing.go_on(trainer, found.info, taken(mismatches))
@@ -419,7 +420,7 @@ class Run:
         Raises:
             TornStateError: A part was to be put into a state that is not whole.
         """
-        before, saved = Place.of(trainer), read_state(path)
+        before, saved = Place.of(trainer), read_state(path, history=wants_history(only, skip))
         for passed, why in saved.passed_over:
             say(trainer, f"passed over a checkpoint that is not whole: {passed}: {why}")
         if not only:

@@ -33,6 +33,10 @@ class Series(NamedTuple):
     iterations: np.ndarray[Any, np.dtype[np.int64]]
     values: np.ndarray[Any, np.dtype[np.float64]]
 
+    def first(self, count: int) -> Series:
+        """The first so many values of it."""
+        return Series(self.iterations[:count], self.values[:count])
+
 
 class History:
     """Every figure of a run, by names such as "train.loss" and "val.accuracy".
@@ -80,12 +84,32 @@ class History:
         """
         if name not in self:
             raise KeyError(f"no figure named {name!r} in the history: there are {sorted(self)}")
-        iterations, values = self._series.get(name, _NOTHING)
-        late = self._tail(name)
+        return self._from(name, 0, self._tail(name))
+
+    def since(self, counts: Mapping[str, int]) -> dict[str, Series]:
+        """What every series has behind so many of its values, as copies, at the cost of that alone.
+
+        Args:
+            counts: By name; 0 where there is none.
+        """
+        late = _sorted(self._waiting)
+        return {name: self._from(name, counts.get(name, 0), late.get(name, ([], []))) for name in self}
+
+    def _from(self, name: str, start: int, late: tuple[list[int], list[float]]) -> Series:
+        columns = self._series.get(name, _NOTHING)
+        waiting = max(0, start - len(columns[0]))  # counted, of what waits
         return Series(
-            np.concatenate((np.array(iterations, dtype=np.int64), np.array(late[0], dtype=np.int64))),
-            np.concatenate((np.array(values, dtype=np.float64), np.array(late[1], dtype=np.float64))),
+            _column(columns[0][start:], late[0][waiting:], np.int64),
+            _column(columns[1][start:], late[1][waiting:], np.float64),
         )
+
+    @property
+    def line(self) -> Mapping[str, tuple[array[int], array[float]]]:
+        """The series as far as they are sorted, in which what is added goes on. Not to be changed.
+
+        The same object until a state is loaded: by that one sees whether the history went elsewhere.
+        """
+        return self._series
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name!r}: {len(self[name].values)}" for name in self)
@@ -116,22 +140,39 @@ class History:
     def state_dict(self) -> dict[str, Any]:
         """All series as arrays."""
         series = {
-            name: {"iterations": s.iterations, "values": s.values} for name in self if (s := self[name])
+            name: {"iterations": s.iterations, "values": s.values} for name, s in self.since({}).items()
         }
         return {"version": VERSION, "series": series}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over saved series in place of the present ones."""
         check_version("History", state, VERSION)
-        self._waiting = []
-        self._series = {
-            name: (array("q", saved["iterations"].tolist()), array("d", saved["values"].tolist()))
+        series = {
+            name: (_array("q", saved["iterations"], np.int64), _array("d", saved["values"], np.float64))
             for name, saved in state["series"].items()
         }
+        self._settle()  # whoever has the old line has all of it
+        self._series = series
 
 
 Waiting: TypeAlias = "list[tuple[int, Mapping[str, float | torch.Tensor], str]]"
 _NOTHING: tuple[array[int], array[float]] = (array("q"), array("d"))
+
+
+def without_series() -> dict[str, Any]:
+    """The state of a history whose series are elsewhere."""
+    return {"version": VERSION, "series": {}}
+
+
+def _column(settled: array[Any], late: list[Any], dtype: type[np.generic]) -> np.ndarray[Any, Any]:
+    whole = np.array(settled, dtype=dtype)
+    return np.concatenate((whole, np.array(late, dtype=dtype))) if late else whole
+
+
+def _array(code: str, values: Any, dtype: type[np.generic]) -> array[Any]:
+    made = array(code)
+    made.frombytes(np.ascontiguousarray(values, dtype=dtype).tobytes())
+    return made
 
 
 def _sorted(waiting: Waiting) -> dict[str, tuple[list[int], list[float]]]:

@@ -1,0 +1,147 @@
+"""Rebuilding a stretch of the history from the journal, which has the exact figures of every iteration and validation.
+
+What comes of it counts only where every bit is what the checkpoint's chain says. It is for the rare case, so it may take
+its time: some seconds for a million iterations.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from deeptrain.checkpoint.chain import Sum
+from deeptrain.control.journal import read_journal
+from deeptrain.state.history import Series
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from deeptrain.checkpoint.segments import Columns
+
+Told: TypeAlias = "dict[str, tuple[array[int], array[float]]]"
+_NONE = Series(np.empty(0, np.int64), np.empty(0, np.float64))
+
+
+def rebuild(
+    journal: Path,
+    checkpoint: str,
+    wanted: Mapping[str, Sum],
+    before: Mapping[str, Columns],
+    behind: Mapping[str, Columns],
+) -> dict[str, Series] | None:
+    """The series of a checkpoint, of which a stretch is missing.
+
+    Args:
+        journal: The run's.
+        checkpoint: The checkpoint's name, as the journal has it.
+        wanted: What the series have to be.
+        before: What there is of each before the missing stretch.
+        behind: What there is behind it.
+
+    Returns:
+        The whole series; None where the journal does not give the same bits.
+    """
+    try:
+        for told in _tellings(journal, checkpoint):
+            series = {
+                name: _mended(total, told.get(name), _read(before, name), _read(behind, name))
+                for name, total in wanted.items()
+            }
+            found = {name: whole for name, whole in series.items() if whole is not None}
+            if len(found) == len(series):
+                return found
+    except (OSError, AttributeError, TypeError, ValueError):  # the journal is not whole either
+        return None
+    return None
+
+
+def _read(columns: Mapping[str, Columns], name: str) -> Series:
+    return columns[name].series() if name in columns else _NONE
+
+
+def _mended(
+    total: Sum, told: tuple[array[int], array[float]] | None, before: Series, behind: Series
+) -> Series | None:
+    """A series with what is told of it between its two sides, where that gives what it has to be."""
+    missing = total.size - len(before.values) - len(behind.values)
+    for start in _starts(told, before):
+        between = _NONE if told is None else _slice(told, start, missing)
+        whole = Series(*(np.concatenate(parts) for parts in zip(before, between, behind, strict=True)))
+        if Sum().plus(whole) == total:
+            return whole
+    return None
+
+
+def _starts(told: tuple[array[int], array[float]] | None, before: Series) -> range:
+    """Where the missing stretch may begin in what is told: behind the last value before it."""
+    if told is None or not len(before.iterations):
+        return range(1)
+    last = int(before.iterations[-1])  # validations may stand there more than once
+    return range(bisect_left(told[0], last), bisect_right(told[0], last) + 1)
+
+
+def _slice(told: tuple[array[int], array[float]], start: int, count: int) -> Series:
+    iterations, values = (column[start : start + max(count, 0)] for column in told)
+    return Series(np.array(iterations, dtype=np.int64), np.array(values, dtype=np.float64))
+
+
+def _tellings(journal: Path, checkpoint: str) -> Iterator[Told]:
+    """What the history was when the checkpoint was written, by the journal; and at the end, where it does not say."""
+    line = _Line()
+    for entry in read_journal(journal):
+        line.take(entry)
+        if entry.get("kind") == "checkpoint" and entry.get("path") == checkpoint:
+            yield line.series
+    yield line.series
+
+
+class _Line:
+    """A history as it was in the memory of the processes that wrote a journal, line by line."""
+
+    def __init__(self) -> None:
+        self.series: Told = {}
+        self._at = 0  # the last iteration
+        self._again = -1  # a validation after this iteration may be the one that is there already
+
+    def take(self, entry: Mapping[str, Any]) -> None:
+        """Follow a line."""
+        kind, at, figures = entry.get("kind"), int(entry.get("at", 0)), entry.get("figures", {})
+        if kind in ("start", "load"):
+            self._go_back(at)
+        elif "cut" in entry:
+            self._go_back(int(entry["cut"]) - 1)
+        elif kind == "iteration":
+            self._iterate(at, figures)
+        elif kind == "validation" and not (at == self._again and self._has(at, figures)):
+            self._add(at, figures, "val.")
+
+    def _iterate(self, at: int, figures: Mapping[str, float]) -> None:
+        if at <= self._at:  # a state was loaded past `Trainer.load`
+            self._go_back(at - 1)
+        self._add(at, figures, "train.")
+        self._at = at
+
+    def _go_back(self, at: int) -> None:
+        self._at = self._again = at
+        for iterations, values in self.series.values():
+            count = bisect_right(iterations, at)
+            del iterations[count:], values[count:]
+
+    def _add(self, at: int, figures: Mapping[str, float], prefix: str) -> None:
+        for name, value in figures.items():
+            iterations, values = self.series.setdefault(prefix + name, (array("q"), array("d")))
+            iterations.append(at)
+            values.append(float(value))
+
+    def _has(self, at: int, figures: Mapping[str, float]) -> bool:
+        """Whether a validation with these figures was there before."""
+        for name, value in figures.items():
+            iterations, values = self.series.get(f"val.{name}", (array("q"), array("d")))
+            found = values[bisect_left(iterations, at) : bisect_right(iterations, at)]
+            if repr(float(value)) not in map(repr, found):
+                return False
+        return True
