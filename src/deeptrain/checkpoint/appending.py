@@ -7,7 +7,6 @@ that both lines share. So whatever a checkpoint on the disk refers to stays as i
 
 from __future__ import annotations
 
-import os
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -88,15 +87,27 @@ class Appender:
         """
         links = self._chain.links
         if addition.block:
-            own, self._own = self._own, False
-            links = (
-                (*links[:-1], self._append(links[-1], addition.block))
-                if own
-                else (*links, self._begin(addition.block))
-            )
+            last = links[-1] if self._own else None
+            self._own = False
+            if last is not None and self._is_as_it_was_left(last):
+                links = (*links[:-1], self._append(last, addition.block))
+            else:
+                links = (*links, self._begin(addition.block))
             self._own = True
         self._chain = Chain(links, addition.series)
         return self._chain
+
+    def _is_as_it_was_left(self, last: Link) -> bool:
+        """Whether the segment ends where this process ended it; one that is longer is left alone."""
+        path = self._home / last.name
+        size = path.stat().st_size if path.is_file() else -1
+        if size < last.size:
+            self._chain = Chain()
+            raise CheckpointError(
+                f"{path}: the history that was written there is gone; it is whole in memory, and the next checkpoint writes "
+                "all of it anew"
+            )
+        return size == last.size
 
     # ------------------------------------------------------------------ going elsewhere
 
@@ -134,21 +145,13 @@ class Appender:
         path = self._home / last.name
         try:
             with file_end(path) as descriptor:
-                self._require_size(last, os.fstat(descriptor).st_size)
                 write_all(descriptor, data)
                 sync_descriptor(descriptor)
-        except FileNotFoundError as error:
-            self._chain = Chain()  # what is in memory is whole: the next checkpoint writes all of it
-            raise self._failed(last, error) from error
         except OSError as error:
             raise self._failed(last, error) from error
         link = Link(last.number, last.size + len(data), zlib.crc32(data, last.crc))
         self._read_back(link, last.size, last.crc)
         return link
-
-    def _require_size(self, last: Link, size: int) -> None:
-        if size != last.size:
-            raise self._failed(last, f"it has {size} bytes, expected {last.size}: somebody else wrote to it")
 
     def _read_back(self, link: Link, start: int = 0, crc: int = 0) -> None:
         """See that what was written comes back from the disk."""

@@ -50,7 +50,8 @@ def read_past(path: Path, chain: Chain) -> Past:
     Raises:
         CorruptCheckpoint: Something of it is not there any more; the message names the segment.
     """
-    found = [_look(home_of(path), link) for link in chain.links]
+    home = home_of(path)
+    found = [_look(home, link) for link in chain.links]
     bad = [number for number, data in enumerate(found) if isinstance(data, SegmentError)]
     if not bad:
         series = _joined(chain, _gathered(path, found))
@@ -59,7 +60,7 @@ def read_past(path: Path, chain: Chain) -> Past:
         return Past(series, chain, None)
     before, behind = _gathered(path, found[: bad[0]]), _gathered(path, found[bad[-1] + 1 :])
     what = "; ".join(str(found[number]) for number in bad)
-    series = rebuild(home_of(path) / "journal.jsonl", path.resolve().name, chain.series, before, behind)
+    series = rebuild(home / "journal.jsonl", path.resolve().name, chain.series, before, behind)
     if series is None:
         raise CorruptCheckpoint(path, f"{what}: {_REMEDY}")
     sums = {name: Sum().plus(columns.series()) for name, columns in before.items()}
