@@ -54,7 +54,7 @@ def rebuild(
             found = {name: whole for name, whole in series.items() if whole is not None}
             if len(found) == len(series):
                 return found
-    except (OSError, AttributeError, TypeError, ValueError):  # the journal is not whole either
+    except (OSError, AttributeError, LookupError, TypeError, ValueError):  # the journal is not whole either
         return None
     return None
 
@@ -104,44 +104,42 @@ class _Line:
 
     def __init__(self) -> None:
         self.series: Told = {}
+        self._passes: dict[str, array[int]] = {}  # beside each of validation: with which pass a value came
         self._at = 0  # the last iteration
-        self._again = -1  # a validation after this iteration may be the one that is there already
 
     def take(self, entry: Mapping[str, Any]) -> None:
-        """Follow a line."""
+        """Follow a line. One of an iteration or a pass that was there before says that the run went back before it."""
         kind, at, figures = entry.get("kind"), int(entry.get("at", 0)), entry.get("figures", {})
         if kind in ("start", "load"):
             self._go_back(at)
         elif "cut" in entry:
             self._go_back(int(entry["cut"]) - 1)
         elif kind == "iteration":
-            self._iterate(at, figures)
-        elif kind == "validation" and not (at == self._again and self._has(at, figures)):
-            self._add(at, figures, "val.")
+            if at <= self._at:
+                self._go_back(at - 1)
+            self._add(at, figures, "train.")
+            self._at = at
+        elif kind == "validation":
+            self._validate(at, figures, int(entry["passes"]))
 
-    def _iterate(self, at: int, figures: Mapping[str, float]) -> None:
-        if at <= self._at:  # a state was loaded past `Trainer.load`
-            self._go_back(at - 1)
-        self._add(at, figures, "train.")
-        self._at = at
+    def _validate(self, at: int, figures: Mapping[str, float], number: int) -> None:
+        for name, passes in self._passes.items():
+            self._shorten(name, bisect_left(passes, number))
+        self._add(at, figures, "val.")
+        for name in figures:
+            self._passes.setdefault(f"val.{name}", array("q")).append(number)
 
     def _go_back(self, at: int) -> None:
-        self._at = self._again = at
-        for iterations, values in self.series.values():
-            count = bisect_right(iterations, at)
-            del iterations[count:], values[count:]
+        self._at = at
+        for name, (iterations, _) in self.series.items():
+            self._shorten(name, bisect_right(iterations, at))
+
+    def _shorten(self, name: str, count: int) -> None:
+        for column in (*self.series[name], self._passes.get(name, array("q"))):
+            del column[count:]
 
     def _add(self, at: int, figures: Mapping[str, float], prefix: str) -> None:
         for name, value in figures.items():
             iterations, values = self.series.setdefault(prefix + name, (array("q"), array("d")))
             iterations.append(at)
             values.append(float(value))
-
-    def _has(self, at: int, figures: Mapping[str, float]) -> bool:
-        """Whether a validation with these figures was there before."""
-        for name, value in figures.items():
-            iterations, values = self.series.get(f"val.{name}", (array("q"), array("d")))
-            found = values[bisect_left(iterations, at) : bisect_right(iterations, at)]
-            if repr(float(value)) not in map(repr, found):
-                return False
-        return True
