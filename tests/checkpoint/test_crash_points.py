@@ -339,20 +339,19 @@ def test_tidying_up_may_be_cut_short_too(place, untidy, tmp_path):
 
 
 FORGOTTEN = [
-    ("files.sync_descriptor", "three"),
-    ("tensors.sync_descriptor", "three"),
-    ("format.sync_directory", "three"),
-    ("store.sync_directory", "three"),
-    ("appending.sync_descriptor", "three"),
-    ("appending.sync_descriptor", "going"),
-    ("appending.sync_directory", "three"),
-    ("files.sync_directory", "nothing"),
+    ("three", "files.sync_descriptor"),
+    ("three", "tensors.sync_descriptor"),
+    ("three", "format.sync_directory"),
+    ("three", "store.sync_directory"),
+    ("three", "appending.sync_descriptor"),
+    ("three", "appending.sync_directory"),
+    ("going", "appending.sync_descriptor"),
+    ("nothing", "files.sync_directory"),
 ]
 
 
-@pytest.mark.parametrize(("forgotten", "which"), FORGOTTEN)
-def test_a_forgotten_fsync_is_found(place, tmp_path, monkeypatch, forgotten, which, request):
-    start = request.getfixturevalue(which)
+@pytest.mark.parametrize(("start", "forgotten"), FORGOTTEN, indirect=["start"])
+def test_a_forgotten_fsync_is_found(place, start, tmp_path, monkeypatch, forgotten):
     process = place(start)
     monkeypatch.setattr(f"deeptrain.checkpoint.{forgotten}", lambda _: None)
     with pytest.raises(AssertionError):

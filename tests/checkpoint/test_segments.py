@@ -41,10 +41,11 @@ class Process:
         self.at = info["at"]
 
     def train(self, count, salt=0.0):
-        for self.at in range(self.at + 1, self.at + count + 1):
-            self.history.add(self.at, {"loss": salt + self.at / 7, "accuracy": -self.at}, "train.")
-            if self.at % 3 == 0:
-                self.history.add(self.at, {"loss": self.at / 3}, "val.")
+        for at in range(self.at + 1, self.at + count + 1):
+            self.history.add(at, {"loss": salt + at / 7, "accuracy": -at}, "train.")
+            if at % 3 == 0:
+                self.history.add(at, {"loss": at / 3}, "val.")
+        self.at += count
 
     def save(self):
         tree = {"w": torch.zeros(3), "history": without_series()}
@@ -129,11 +130,9 @@ def test_the_bytes_are_pinned(tmp_path):
     process.save()
     (path,) = segments(tmp_path / "r")
     assert path.name == "000000.seg"
-    assert path.read_bytes().hex() == (
-        "445448495354310a"
-        + "f89f4eb3" + "2600000000000000" + "0a000000" + b"train.loss".hex() + "0100000000000000"
-        + "0100000000000000" + "000000000000e03f"
-    )  # fmt: skip
+    parts = ["445448495354310a", "f89f4eb3", "2600000000000000", "0a000000", b"train.loss".hex()]
+    parts += ["0100000000000000", "0100000000000000", "000000000000e03f"]
+    assert path.read_bytes().hex() == "".join(parts)
 
 
 def test_names_and_values_of_every_kind(tmp_path):
@@ -181,7 +180,8 @@ def test_a_checkpoint_does_not_grow_with_the_run_and_a_save_adds_what_is_new(tmp
         sizes.append(len(addition.block))
         path = process.save()
         sizes.append(sum(file.stat().st_size for file in path.iterdir()))
-    assert abs(sizes[2] - sizes[0]) <= 16 < 400 < sizes[0] < 500  # one validation more or less
+    assert abs(sizes[2] - sizes[0]) <= 16  # one validation more or less
+    assert 400 < sizes[0] < 500
     assert 0 <= sizes[3] - sizes[1] < 50  # digits
     assert len(segments(tmp_path / "r")) == 1
 
@@ -492,3 +492,26 @@ def test_rules_of_keeping_look_at_the_checkpoints_alone(run):
     process.save()
     assert len(store.paths()) == 1
     assert len(segments(run)) == 2
+
+
+def test_an_interrupt_while_the_history_is_compared_does_no_harm(tmp_path, monkeypatch):
+    process = Process(tmp_path / "r")
+    process.train(8)
+    first = process.save()
+    process.history.load_state_dict({"version": 1, "series": {}})
+    process.at = 0
+    process.train(12, salt=3)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    for where in ("_common", "_cut"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"deeptrain.checkpoint.appending.{where}", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                process.save()
+    before = history_of(first)
+    path = process.save()
+    assert history_of(path) == process.digest
+    assert [link.number for link in read_whole(path).chain.links] == [1]
+    assert history_of(first) == before

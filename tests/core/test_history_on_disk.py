@@ -14,6 +14,7 @@ from deeptrain.checkpoint import segments as segment_files
 from deeptrain.checkpoint.format import read_info, read_whole
 from deeptrain.checkpoint.store import CheckpointStore
 from deeptrain.checkpoint.verify import verify_all
+from deeptrain.cli import main
 from tests.support import fresh, recipes
 
 REBUILT = r"history/.*; rebuilt from the journal, every bit the same"
@@ -93,6 +94,7 @@ def test_the_tree_and_every_reader_show_the_values(run):
     assert found.info["iterations"] == 11
     assert dt.digest(found.state["history"]) == history == dt.digest(found.history.state_dict())
     assert dt.digest(found.state) == state
+    assert main(["diff", str(run), str(found.checkpoint)]) == 0
     other = make(None)
     other.load(found.checkpoint)
     assert dt.digest(other.state_dict()) == state

@@ -113,16 +113,14 @@ class Appender:
 
     def _follow(self, history: History) -> None:
         """Another state was loaded: go on from what the segments have of it."""
-        old, self._line = self._line, history.line
-        known = self._chain.series
-        common = {name: _common(old.get(name), self._line.get(name), known[name].size) for name in known}
-        if all(common[name] == known[name].size for name in known):
-            return
-        self._own = False
-        links, counts = _cut(self._home, self._chain, common)
-        whole = history.since({})
-        sums = {name: Sum().plus(whole[name].first(count)) for name, count in counts.items()}
-        self._chain = Chain(links, sums)
+        line, known = history.line, self._chain.series
+        common = {name: _common(self._line.get(name), line.get(name), known[name].size) for name in known}
+        if any(common[name] < known[name].size for name in known):
+            links, counts = _cut(self._home, self._chain, common)
+            whole = history.since({})
+            sums = {name: Sum().plus(whole[name].first(count)) for name, count in counts.items()}
+            self._chain, self._own = Chain(links, sums), False
+        self._line = line  # last: whoever is interrupted before does it again
 
     # ------------------------------------------------------------------ files
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from deeptrain.state.history import Series
 
 _REMEDY = (
-    f"give the run's directory {HISTORY}/ back, or load all else into a trainer that was made without it, with "
+    f"put a whole copy of the run's directory {HISTORY}/ there, or load all else into a trainer that was made without it, with "
     'trainer.load(path, skip=["history"])'
 )
 

@@ -39,6 +39,7 @@ from deeptrain.run.replaying import Replaying
 from deeptrain.run.resume import Found, find, reconcile
 from deeptrain.run.standing import Standing
 from deeptrain.state import tree
+from deeptrain.state.history import same_series
 from deeptrain.state.progress import Phase
 
 if TYPE_CHECKING:
@@ -201,6 +202,10 @@ class Run:
         saved = {**saved, "progress": {**saved["progress"], **renewed}}
         if taken:
             saved["data"] = present["data"] = {}
+        if same_series(
+            saved["history"], present["history"]
+        ):  # as long as the run; a digest of it takes its time
+            saved["history"] = present["history"] = {}
         if tree.digest(saved) == tree.digest(present):
             return
         lines = "\n  ".join(str(d) for d in tree.diff(saved, present)[:10])
