@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deeptrain.state.history import LATE, History
+from deeptrain.state.history import LATE, History, same_series
 
 
 def test_series_with_their_iterations():
@@ -77,3 +77,48 @@ def test_reading_changes_nothing_so_it_may_be_aborted_anywhere(device):
         history.add(at, {"loss": at / 2}, "train.")
     assert history["train.loss"].values.tolist() == [at / 2 for at in range(1, 3 * LATE)]
     assert history.mean_since("train.loss", LATE) == sum(range(LATE + 1, 3 * LATE)) / 2 / (2 * LATE - 1)
+
+
+def test_what_is_new_since_some_counts():
+    history = History()
+    for at in range(1, 2 * LATE + 20):
+        history.add(at, {"loss": at / 2}, "train.")
+        if at % 40 == 0:
+            history.add(at, {"loss": -at}, "val.")
+    whole = history.state_dict()["series"]
+    for count in (0, 3, LATE, 2 * LATE - 1, 2 * LATE + 10, 2 * LATE + 19):
+        new = history.since({"train.loss": count, "val.loss": 1})
+        assert list(new) == list(history) == ["train.loss", "val.loss"]
+        assert new["train.loss"].iterations.tolist() == list(range(count + 1, 2 * LATE + 20))
+        np.testing.assert_array_equal(new["train.loss"].values, whole["train.loss"]["values"][count:])
+        assert new["val.loss"].values.tolist() == [-80]
+
+
+def test_a_line_is_the_same_until_a_state_is_loaded_and_then_whole():
+    history = History()
+    line = history.line
+    for at in range(1, LATE + 9):
+        history.add(at, {"loss": at / 2})
+    assert history.line is line
+    history.load_state_dict({"version": 1, "series": {}})
+    assert history.line is not line
+    assert line["loss"][0].tolist() == list(range(1, LATE + 9))
+    assert len(history) == 0
+
+
+def test_the_same_series_are_told_from_others_by_every_bit():
+    def state(values, name="a", dtype=np.float64):
+        series = {"iterations": np.arange(len(values)), "values": np.array(values, dtype)}
+        return {"version": 1, "series": {name: series}}
+
+    nan = float("nan")
+    assert same_series(state([nan, 1.0]), state([nan, 1.0]))
+    others = [
+        state([nan]),
+        state([nan, 1.0], "b"),
+        state([nan, np.nextafter(1.0, 2)]),
+        state([-nan, 1.0]),
+        state([nan, 1], dtype=np.float32),
+    ]
+    assert not any(same_series(state([nan, 1.0]), other) for other in others)
+    assert not same_series(state([0.0]), state([-0.0]))
