@@ -15,6 +15,7 @@ from deeptrain.checkpoint.format import read_info, read_whole
 from deeptrain.checkpoint.store import CheckpointStore
 from deeptrain.checkpoint.verify import verify_all
 from deeptrain.cli import main
+from deeptrain.control.rewinding import Rewind
 from tests.support import fresh, recipes
 
 REBUILT = r"history/.*; rebuilt from the journal, every bit the same"
@@ -216,6 +217,34 @@ def test_after_going_back_both_branches_are_rebuilt(tmp_path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert states(run) == expected
+        file.write_bytes(kept)
+
+
+def test_rewinds_are_rebuilt_on_both_sides_also_one_that_was_left(tmp_path, monkeypatch):
+    """A rewind computes iterations again, whose lines stand in the journal twice, and may be left before it arrives."""
+    t = make(tmp_path / "runs")
+    t.step(8)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Rewind, "arrive", lambda *_, **__: 1 / 0)
+        t.rewind(to=dt.At(iteration=5))
+    assert t.progress.train.iterations == 8
+    t.step(2)
+    t.rewind(to=dt.At(iteration=4))
+    t.set("optimizer.param_groups.*.weight_decay", 0.9)
+    t.step(3)
+    t.rewind(batches=2)
+    t.step(4)
+    t.close()
+    run = t.run.path
+    expected = states(run)
+    assert dt.digest(newest(run).tree) == dt.digest(t.state_dict())
+    assert len(newest(run).chain.links) > 1
+    for file in segments(run):
+        kept = file.read_bytes()
+        damage(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert states(run) == expected, file
         file.write_bytes(kept)
 
 

@@ -94,15 +94,15 @@ def test_what_is_new_since_some_counts():
         assert new["val.loss"].values.tolist() == [-80]
 
 
-def test_a_line_is_the_same_until_a_state_is_loaded_and_then_whole():
+def test_the_columns_are_the_same_until_a_state_is_loaded_and_then_whole():
     history = History()
-    line = history.line
+    columns = history.columns
     for at in range(1, LATE + 9):
         history.add(at, {"loss": at / 2})
-    assert history.line is line
+    assert history.columns is columns
     history.load_state_dict({"version": 1, "series": {}})
-    assert history.line is not line
-    assert line["loss"][0].tolist() == list(range(1, LATE + 9))
+    assert history.columns is not columns
+    assert columns["loss"][0].tolist() == list(range(1, LATE + 9))
     assert len(history) == 0
 
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from deeptrain.state.history import History
 
-    Columns = tuple[array[int], array[float]]
-    Line = Mapping[str, Columns]
+    Pair = tuple[array[int], array[float]]
+    Columns = Mapping[str, Pair]
 
 
 class Addition(NamedTuple):
@@ -60,16 +60,16 @@ class Appender:
     def __init__(self, home: Path) -> None:
         self._home = home
         self._chain = Chain()
-        self._line: Line = {}
+        self._columns: Columns = {}
         self._own = False  # whether the chain's last segment may be appended to
 
     def adopt(self, chain: Chain, history: History) -> None:
         """Go on from a chain that is whole on the disk, and holds the beginning of a history that was loaded."""
-        self._chain, self._line, self._own = chain, history.line, False
+        self._chain, self._columns, self._own = chain, history.columns, False
 
     def stage(self, history: History) -> Addition:
         """Copy what is new, at the cost of that; once after the history went elsewhere, at the cost of reading it."""
-        if history.line is not self._line:
+        if history.columns is not self._columns:
             self._follow(history)
         known = self._chain.series
         new = history.since({name: known[name].size for name in known})
@@ -113,14 +113,16 @@ class Appender:
 
     def _follow(self, history: History) -> None:
         """Another state was loaded: go on from what the segments have of it."""
-        line, known = history.line, self._chain.series
-        common = {name: _common(self._line.get(name), line.get(name), known[name].size) for name in known}
+        columns, known = history.columns, self._chain.series
+        common = {
+            name: _common(self._columns.get(name), columns.get(name), known[name].size) for name in known
+        }
         if any(common[name] < known[name].size for name in known):
             links, counts = _cut(self._home, self._chain, common)
             whole = history.since({})
             sums = {name: Sum().plus(whole[name].first(count)) for name, count in counts.items()}
             self._chain, self._own = Chain(links, sums), False
-        self._line = line  # last: whoever is interrupted before does it again
+        self._columns = columns  # last: whoever is interrupted before does it again
 
     # ------------------------------------------------------------------ files
 
@@ -173,7 +175,7 @@ def _next_number(directory: Path) -> int:
     return max(numbers, default=-1) + 1
 
 
-def _common(old: Columns | None, new: Columns | None, count: int) -> int:
+def _common(old: Pair | None, new: Pair | None, count: int) -> int:
     """How many of the first values two series share, bit for bit."""
     if old is None or new is None:
         return 0

@@ -108,26 +108,44 @@ class _Line:
         self._at = 0  # the last iteration
 
     def take(self, entry: Mapping[str, Any]) -> None:
-        """Follow a line. One of an iteration or a pass that was there before says that the run went back before it."""
+        """Follow a line.
+
+        One that is there already, as where iterations before a rewind's goal are computed again, changes nothing. Any other of
+        an iteration or a pass that was there before says that the run went back before it.
+        """
         kind, at, figures = entry.get("kind"), int(entry.get("at", 0)), entry.get("figures", {})
         if kind in ("start", "load"):
             self._go_back(at)
         elif "cut" in entry:
             self._go_back(int(entry["cut"]) - 1)
-        elif kind == "iteration":
-            if at <= self._at:
-                self._go_back(at - 1)
-            self._add(at, figures, "train.")
-            self._at = at
+        elif kind == "iteration" and not (at <= self._at and entry.get("replayed")):
+            self._iterate(at, figures)
         elif kind == "validation":
             self._validate(at, figures, int(entry["passes"]))
 
+    def _iterate(self, at: int, figures: Mapping[str, float]) -> None:
+        if at <= self._at:
+            self._go_back(at - 1)
+        self._add(at, figures, "train.")
+        self._at = at
+
     def _validate(self, at: int, figures: Mapping[str, float], number: int) -> None:
+        if all(self._has(f"val.{name}", at, float(value), number) for name, value in figures.items()):
+            return
         for name, passes in self._passes.items():
             self._shorten(name, bisect_left(passes, number))
         self._add(at, figures, "val.")
         for name in figures:
             self._passes.setdefault(f"val.{name}", array("q")).append(number)
+
+    def _has(self, name: str, at: int, value: float, number: int) -> bool:
+        """Whether a pass gave this value."""
+        passes = self._passes.get(name, array("q"))
+        place = bisect_left(passes, number)
+        if place == len(passes) or passes[place] != number:
+            return False
+        iterations, values = self.series[name]
+        return iterations[place] == at and repr(values[place]) == repr(value)
 
     def _go_back(self, at: int) -> None:
         self._at = at

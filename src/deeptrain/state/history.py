@@ -104,7 +104,7 @@ class History:
         )
 
     @property
-    def line(self) -> Mapping[str, tuple[array[int], array[float]]]:
+    def columns(self) -> Mapping[str, tuple[array[int], array[float]]]:
         """The series as far as they are sorted, in which what is added goes on. Not to be changed.
 
         The same object until a state is loaded: by that one sees whether the history went elsewhere.
@@ -151,7 +151,7 @@ class History:
             name: (_array("q", saved["iterations"], np.int64), _array("d", saved["values"], np.float64))
             for name, saved in state["series"].items()
         }
-        self._settle()  # whoever has the old line has all of it
+        self._settle()  # whoever has the old columns has all of it
         self._series = series
 
 
