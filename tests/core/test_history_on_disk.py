@@ -229,11 +229,16 @@ def test_rewinds_are_rebuilt_on_both_sides_also_one_that_was_left(tmp_path, monk
         t.rewind(to=dt.At(iteration=5))
     assert t.progress.train.iterations == 8
     t.step(2)
+    t.checkpoint(tag="left")
     t.rewind(to=dt.At(iteration=4))
     t.set("optimizer.param_groups.*.weight_decay", 0.9)
     t.step(3)
     t.rewind(batches=2)
     t.step(4)
+    t.rewind(to="left")  # a branch that is none of those before
+    t.step(3)
+    t.load(CheckpointStore(t.run.path / "checkpoints").paths()[3])
+    t.step(1)
     t.close()
     run = t.run.path
     expected = states(run)

@@ -198,7 +198,7 @@ def read_whole(path: str | PathLike[str], *, verify: bool = True, history: bool 
     if not history:
         tree["history"]["series"] = placeholders(chain)
         return Whole(tree, info, None)
-    past = read_past(path, chain)
+    past = read_past(path, chain, info)
     if past.remark is not None:
         warnings.warn(f"{path}: {past.remark}", stacklevel=2)
     tree["history"]["series"] = {name: as_state(series) for name, series in past.series.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deeptrain.checkpoint.chain import HISTORY, Chain, Link, Sum
+from deeptrain.checkpoint.line import Line
 from deeptrain.checkpoint.reading import CorruptCheckpoint
 from deeptrain.checkpoint.rebuilding import rebuild
 from deeptrain.checkpoint.segments import Columns, SegmentError, blocks, read_link
@@ -40,12 +41,13 @@ def home_of(path: Path) -> Path:
     return path.resolve().parent.parent
 
 
-def read_past(path: Path, chain: Chain) -> Past:
+def read_past(path: Path, chain: Chain, info: Mapping[str, Any]) -> Past:
     """Read the history of a checkpoint from its run's segments.
 
     Args:
         path: The checkpoint's directory.
         chain: What its manifest says.
+        info: What it says of itself.
 
     Raises:
         CorruptCheckpoint: Something of it is not there any more; the message names the segment.
@@ -60,7 +62,8 @@ def read_past(path: Path, chain: Chain) -> Past:
         return Past(series, chain, None)
     before, behind = _gathered(path, found[: bad[0]]), _gathered(path, found[bad[-1] + 1 :])
     what = "; ".join(str(found[number]) for number in bad)
-    series = rebuild(home / "journal.jsonl", path.resolve().name, chain.series, before, behind)
+    name, line = path.resolve().name, Line.of(info)
+    series = rebuild(home / "journal.jsonl", name, line, chain.series, (before, behind))
     if series is None:
         raise CorruptCheckpoint(path, f"{what}: {_REMEDY}")
     sums = {name: Sum().plus(columns.series()) for name, columns in before.items()}

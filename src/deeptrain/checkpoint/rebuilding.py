@@ -6,6 +6,7 @@ its time: some seconds for a million iterations.
 
 from __future__ import annotations
 
+import math
 from array import array
 from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from deeptrain.checkpoint.line import Line
     from deeptrain.checkpoint.segments import Columns
 
 Told: TypeAlias = "dict[str, tuple[array[int], array[float]]]"
@@ -29,26 +31,26 @@ _NONE = Series(np.empty(0, np.int64), np.empty(0, np.float64))
 def rebuild(
     journal: Path,
     checkpoint: str,
+    line: Line,
     wanted: Mapping[str, Sum],
-    before: Mapping[str, Columns],
-    behind: Mapping[str, Columns],
+    sides: tuple[Mapping[str, Columns], Mapping[str, Columns]],
 ) -> dict[str, Series] | None:
     """The series of a checkpoint, of which a stretch is missing.
 
     Args:
         journal: The run's.
         checkpoint: The checkpoint's name, as the journal has it.
+        line: The branch that it is on.
         wanted: What the series have to be.
-        before: What there is of each before the missing stretch.
-        behind: What there is behind it.
+        sides: What there is of each before the missing stretch, and behind it.
 
     Returns:
         The whole series; None where the journal does not give the same bits.
     """
     try:
-        for told in _tellings(journal, checkpoint):
+        for told in _tellings(journal, checkpoint, line):
             series = {
-                name: _mended(total, told.get(name), _read(before, name), _read(behind, name))
+                name: _mended(total, told.get(name), *(_read(side, name) for side in sides))
                 for name, total in wanted.items()
             }
             found = {name: whole for name, whole in series.items() if whole is not None}
@@ -89,17 +91,19 @@ def _slice(told: tuple[array[int], array[float]], start: int, count: int) -> Ser
     return Series(np.array(iterations, dtype=np.int64), np.array(values, dtype=np.float64))
 
 
-def _tellings(journal: Path, checkpoint: str) -> Iterator[Told]:
+def _tellings(journal: Path, checkpoint: str, line: Line) -> Iterator[Told]:
     """What the history was when the checkpoint was written, by the journal; and at the end, where it does not say."""
-    line = _Line()
+    until = {**dict(line.before), line.branch: math.inf}
+    past = _Past()
     for entry in read_journal(journal):
-        line.take(entry)
+        if int(entry.get("at", 0)) <= until.get(entry.get("branch", 0), -1):
+            past.take(entry)
         if entry.get("kind") == "checkpoint" and entry.get("path") == checkpoint:
-            yield line.series
-    yield line.series
+            yield past.series
+    yield past.series
 
 
-class _Line:
+class _Past:
     """A history as it was in the memory of the processes that wrote a journal, line by line."""
 
     def __init__(self) -> None:
@@ -114,7 +118,7 @@ class _Line:
         an iteration or a pass that was there before says that the run went back before it.
         """
         kind, at, figures = entry.get("kind"), int(entry.get("at", 0)), entry.get("figures", {})
-        if kind in ("start", "load"):
+        if kind == "start":
             self._go_back(at)
         elif "cut" in entry:
             self._go_back(int(entry["cut"]) - 1)

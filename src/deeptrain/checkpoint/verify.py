@@ -87,7 +87,7 @@ def _verdict(path: Path) -> Verdict:
         reader = Reader(path)
         reader.check()
         info, chain = reader.info(), reader.manifest.chain
-        remark = None if chain is None else read_past(path, chain).remark
+        remark = None if chain is None else read_past(path, chain, info).remark
     except CorruptCheckpoint as error:
         return Verdict(path, error.what)
     said = [f"{info[name]} {name}" for name in ("epochs", "iterations") if type(info.get(name)) is int]
