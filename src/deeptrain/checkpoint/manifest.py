@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from deeptrain.checkpoint.chain import Chain
@@ -90,12 +90,12 @@ class Manifest:
 
     def text(self) -> bytes:
         """The manifest as it is written."""
-        entries = asdict(self)
-        if self.history is None:
-            del entries["history"]
+        entries = {name: getattr(self, name) for name in self.__slots__ if name != "history"}
         body = {"format": FORMAT, "version": VERSIONS[self.history is not None]} | entries
-        rest = json.dumps(body, indent=1, allow_nan=False).encode()[1:]  # without the opening brace
-        return _first_line(rest) + rest
+        rest = json.dumps(body, indent=1, allow_nan=False)[1:]  # without the opening brace
+        if self.history is not None:  # in one line, as json writes long lists fast
+            rest = f'{rest[:-2]},\n "history": {json.dumps(self.history)}\n}}'
+        return _first_line(rest.encode()) + rest.encode()
 
     @classmethod
     def parse(cls, text: bytes) -> Manifest:
