@@ -125,7 +125,7 @@ class _Past:
         elif kind == "iteration" and not (at <= self._at and entry.get("replayed")):
             self._iterate(at, figures)
         elif kind == "validation":
-            self._validate(at, figures, int(entry["passes"]))
+            self._validate(at, figures, int(entry["pass"]))
 
     def _iterate(self, at: int, figures: Mapping[str, float]) -> None:
         if at <= self._at:
