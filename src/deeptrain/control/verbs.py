@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.control.breaks import Breaks
+from deeptrain.control.commands import Commands
 from deeptrain.control.part import TrainerPart
 from deeptrain.control.schedule import Schedule
 from deeptrain.control.steering import Change, Steering
@@ -27,10 +28,11 @@ class SteeringVerbs(TrainerPart):
         steering: What is asked of the run.
         breaks: Its breakpoints.
         schedule: Its scheduled interventions.
+        commands: What other processes ask of it.
     """
 
     def __init__(self) -> None:
-        self.steering, self.breaks = Steering(), Breaks()
+        self.steering, self.breaks, self.commands = Steering(), Breaks(), Commands()
         self.schedule = Schedule(self._trainer)
 
     def set(self, path: str, value: Any) -> str:

@@ -4,6 +4,7 @@ runs/M3__mnist/
     lock            held by the kernel for the process that trains
     record/         how each start was made: script, git, settings, environment
     journal.jsonl   a line for everything that happened
+    inbox/          commands of other processes
     checkpoints/    000000, 000001, ...
 """
 
@@ -26,6 +27,7 @@ from deeptrain.checkpoint.selecting import patterns
 from deeptrain.checkpoint.store import line_of
 from deeptrain.control.interrupt import Interrupted, is_interactive
 from deeptrain.control.journal import Journal, last_branch
+from deeptrain.control.mailbox import NAME, SUPPORTED, Mailbox
 from deeptrain.run.checkpointing import NEVER, Checkpointing, about, position_of, write
 from deeptrain.run.declared import begins_with, declared, say_left_aside, to_skip
 from deeptrain.run.fingerprint import compare
@@ -41,7 +43,7 @@ from deeptrain.state import tree
 from deeptrain.state.progress import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from os import PathLike
 
     from deeptrain.data.batch import Batch
@@ -71,6 +73,8 @@ class Run:
         travel: The point of another run that it is to come to, or None.
         checkpoints: Its checkpoints; None where there is no run, or it was closed.
         standing: What the run still has of the promise.
+        mailbox: Where other processes leave commands; None likewise, and where there can be none.
+        closing: Called before it is closed.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -83,6 +87,8 @@ class Run:
         self.taken_over = False
         self._directory: RunDirectory | None = None
         self.checkpoints: Checkpointing | None = None
+        self.mailbox: Mailbox | None = None
+        self.closing: Callable[[], None] | None = None
         self._journal: Journal | None = None
         self._replay: Replaying | None = None
         self._found: Found | None = None
@@ -132,6 +138,10 @@ class Run:
         assert self.path is not None
         self._journal = Journal(self.path / "journal.jsonl")
         self.checkpoints = Checkpointing(self.path / "checkpoints", trainer, self.journal)
+        try:
+            self.mailbox = Mailbox(self.path / NAME) if SUPPORTED else None
+        except OSError as error:
+            warnings.warn(f"no commands of other processes are taken: {error}", stacklevel=5)
 
     def restore(self, trainer: Trainer, resume: str) -> None:
         """Put the trainer where its run stands, and write down how it was started."""
@@ -469,10 +479,16 @@ class Run:
 
     # ------------------------------------------------------------------ the journal
 
-    def journal(self, kind: str, **entry: Any) -> None:
-        """Write a line to the journal."""
+    def journal(self, kind: str, *, durable: bool = False, **entry: Any) -> None:
+        """Write a line to the journal; where it is to be durable, wait until it is on the disk."""
         if self._journal is not None:
-            self._journal.write(kind, **entry)
+            write = self._journal.write_durably if durable else self._journal.write
+            write(kind, **entry)
+
+    @property
+    def journal_line(self) -> int:
+        """A number that no line has which is still to come to the journal's file, but for those that wait already."""
+        return 0 if self._journal is None else self._journal.seq
 
     def note(self, kind: str, **entry: Any) -> None:
         """Put a line down for the journal, without writing it yet."""
@@ -610,6 +626,8 @@ class Run:
         """Save what was trained since the last checkpoint, and let go of the lock and the journal."""
         if self._directory is None or self.path is None:
             return
+        if self.closing is not None:
+            self.closing()
         self._settle()
         self._save_the_rest()
         if _held.get(self.path.resolve()) is self:
@@ -617,7 +635,7 @@ class Run:
         if self._journal is not None:
             self._journal.close()
         self._directory.release()
-        self._directory = self.checkpoints = self._journal = self._replay = None
+        self._directory = self.checkpoints = self._journal = self._replay = self.mailbox = None
 
 
 @atexit.register
