@@ -159,6 +159,7 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
         self.run.restore(self, str(resume))
         self.steering.resume(self)
         self.commands.recover(self)
+        self.watcher.rest(self)
         steer_edits(self)
 
     def listen(self) -> None:
@@ -309,6 +310,7 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
         end_by_signal_if_uncaught()
         self.run.begin(self)
         self._wake_at = 0.0
+        self.watcher.wake()
         self.commands.begin(self)
         self._started = True
         self.tell("start")
@@ -320,6 +322,7 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
             self.run.rest()
             self.display.on_stop(self)
             self.tell("stop")
+            self.watcher.rest(self)
 
     def _rests_at(self, counter: str, goal: int, *, stop: bool) -> bool:
         """Whether to stop here. A loop's body counts to its iteration, so that a checkpoint waits until it is through."""

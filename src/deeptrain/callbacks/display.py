@@ -137,8 +137,8 @@ class Display:
     def on_hold(self, trainer: Trainer, why: str) -> None:
         """The run is held at a safe point, for another process."""
         self._since = None  # its time is no training's
-        self.say(f"paused at {trainer.info().line}: {why}")
-        self.say(f"  deeptrain unpause {trainer.run.path} goes on; Ctrl-C stops it as ever")
+        self.say(f"paused at {trainer.info().line}")
+        self.say(f"  {why}; to go on: deeptrain unpause {trainer.run.path}")
 
     def on_stop(self, trainer: Trainer) -> None:
         """The trainer stops running: leave the cursor on a line of its own."""

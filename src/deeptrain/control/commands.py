@@ -72,7 +72,9 @@ class Commands:
         for command in sent:
             try:
                 self._carry_out(trainer, mailbox, command)
-            except OSError as error:  # of the mailbox: whoever asked is left waiting, and the training goes on
+            except (
+                OSError
+            ) as error:  # of the mailbox: whoever asked is left waiting, and the training goes on
                 self._say_once(trainer, f"{mailbox.path}: {error}")
 
     def _say_once(self, trainer: Trainer, line: str) -> None:
@@ -140,9 +142,13 @@ class Commands:
         """
         if order.verb == "checkpoint":
             trainer.refuse_torn()
-            return lambda: trainer.run.save(trainer, tag=order.text or None), "it is on the disk, and verified"
+            return lambda: trainer.run.save(
+                trainer, tag=order.text or None
+            ), "it is on the disk, and verified"
         if order.verb == "break":
-            return lambda: trainer.breaks.add(trainer, order.text, outside=True), "the run is held where it holds"
+            return lambda: trainer.breaks.add(
+                trainer, order.text, outside=True
+            ), "the run is held where it holds"
         if order.verb == "unbreak":
             return lambda: trainer.breaks.remove(order.text or None), ""
         self._require_running(trainer, order)
@@ -150,12 +156,16 @@ class Commands:
             return lambda: self._hold_from(trainer, "another process asked for it"), "the run is held"
         if order.verb == "step":
             why = f"{order.value} more iterations were made"
-            return lambda: self._hold_from(trainer, why, order.value), f"{order.value} more, and it is held again"
+            return lambda: self._hold_from(
+                trainer, why, order.value
+            ), f"{order.value} more iterations, and then it is held again"
         return lambda: self._let_go(trainer), "the run goes on"
 
     def _require_running(self, trainer: Trainer, order: Order) -> None:
         if not trainer.interrupts.running:
-            raise ValueError("the trainer rests between two fit(), and nothing runs that could be held or go on")
+            raise ValueError(
+                "the trainer rests between two fit(), and nothing runs that could be held or go on"
+            )
         if order.verb == "pause" and self._holds(trainer):
             raise ValueError("the run is paused already")
         if order.verb != "pause" and self.held_from is None:
@@ -163,9 +173,7 @@ class Commands:
 
     # ------------------------------------------------------------------ answering
 
-    def _reject(
-        self, trainer: Trainer, mailbox: Mailbox, sent: Sent, line: int, error: Exception
-    ) -> None:
+    def _reject(self, trainer: Trainer, mailbox: Mailbox, sent: Sent, line: int, error: Exception) -> None:
         why = str(error) or type(error).__name__
         at, verb = trainer.progress.train.iterations, str(sent.content.get("verb"))[:40]
         trainer.run.note("rejected", at=at, id=sent.id, verb=verb, why=why[:1000])
@@ -187,7 +195,9 @@ class Commands:
         and the state has not is made again at its place, and answered then.
         """
         mailbox = trainer.run.mailbox
-        for identity, line in [] if mailbox is None else mailbox.taken():
+        if mailbox is None:
+            return
+        for identity, line in mailbox.taken():
             entries = _lines_of(mailbox.path.parent / "journal.jsonl", identity, line)
             if not entries:
                 mailbox.put_back(identity, line)
@@ -195,7 +205,10 @@ class Commands:
             refused = next((entry for entry in entries if entry.get("kind") == "rejected"), None)
             if refused is None and trainer.steering.will_repeat(identity):
                 continue
-            at, why = int(entries[0].get("at", 0)), "" if refused is None else str(refused.get("why", "it failed"))
+            at, why = (
+                int(entries[0].get("at", 0)),
+                "" if refused is None else str(refused.get("why", "it failed")),
+            )
             self._settle(mailbox, identity, line, applied=refused is None, text=why, at=at)
 
     @staticmethod
@@ -267,4 +280,3 @@ def _lines_of(journal: Path, identity: str, line: int) -> list[dict[str, Any]]:
             if entry.get("id") == identity:
                 found.append(entry)
     return found
-

@@ -115,7 +115,7 @@ class Mailbox:
 
     def taken(self) -> list[tuple[str, int]]:
         """The commands that were taken and have no answer yet: id, and the least number of its line in the journal."""
-        matches = [_TAKEN.fullmatch(name) for name in os.listdir(self.path)]
+        matches = [_TAKEN.fullmatch(place.name) for place in self.path.iterdir()]
         return [(match[1], int(match[2])) for match in matches if match is not None]
 
     def _names(self) -> list[str]:
@@ -212,7 +212,7 @@ class Mailbox:
         try:
             away.mkdir(mode=0o700, exist_ok=True)
             require_own_directory(away)
-            if len(os.listdir(away)) < MOST_REFUSED:
+            if sum(1 for _ in away.iterdir()) < MOST_REFUSED:
                 place.rename(away / f"{time.time_ns():x}-{name[:100]}")
             else:
                 place.unlink()
@@ -221,11 +221,11 @@ class Mailbox:
 
     def _tidy(self) -> None:
         """Remove what those who died long ago have left: files that were half-written, answers that nobody read."""
-        for name in islice(os.listdir(self.path), MOST_ENTRIES):
-            if name.startswith(TEMPORARY) or name.endswith(".answer"):
+        for place in islice(self.path.iterdir(), MOST_ENTRIES):
+            if place.name.startswith(TEMPORARY) or place.suffix == ".answer":
                 with suppress(OSError):
-                    if time.time() - os.lstat(self.path / name).st_mtime > STALE:
-                        (self.path / name).unlink()
+                    if time.time() - place.lstat().st_mtime > STALE:
+                        place.unlink()
 
 
 def encode(content: dict[str, Any]) -> bytes:

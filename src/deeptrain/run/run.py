@@ -487,7 +487,7 @@ class Run:
 
     @property
     def journal_line(self) -> int:
-        """A number that no line has which is still to come to the journal's file, but for those that wait already."""
+        """The number of the journal's next line, or a lower one where lines wait to be written."""
         return 0 if self._journal is None else self._journal.seq
 
     def note(self, kind: str, **entry: Any) -> None:
