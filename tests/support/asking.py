@@ -14,21 +14,25 @@ FOR_EVER = 10**5  # epochs: until it is asked to stop
 
 
 class Tell(dt.Callback):
-    """Says that the first iteration of this process was made, and with `wait` goes on only when it is told to."""
+    """Says that the first iteration of this process was made, and with `wait` goes on only when it is told to.
 
-    def __init__(self, pipe, wait=False):
-        self._pipe, self._wait = pipe, wait
+    With `always` it says so of each.
+    """
+
+    def __init__(self, pipe, wait=False, always=False):
+        self._pipe, self._wait, self._always = pipe, wait, always
 
     def on_train_iter_end(self, trainer, event):
-        if self._pipe is not None:
-            pipe, self._pipe = self._pipe, None
+        pipe = self._pipe
+        if pipe is not None:
+            self._pipe = pipe if self._always else None
             pipe.send(event.iteration)
             if self._wait:
                 pipe.recv()
 
 
-def make(runs, pipe=None, *, wait=False, every=100, epochs=FOR_EVER, more=(), **recipe):
-    callbacks = [*recipes.callbacks(), Tell(pipe, wait), *more]
+def make(runs, pipe=None, *, wait=False, always=False, every=100, epochs=FOR_EVER, more=(), **recipe):
+    callbacks = [*recipes.callbacks(), Tell(pipe, wait, always), *more]
     checkpoints = dt.Checkpoints(every=dt.Every(batches=every))
     return recipes.trainer(
         "multistep", runs=runs, name="r", epochs=epochs, callbacks=callbacks, checkpoints=checkpoints, **recipe

@@ -43,6 +43,9 @@ class Commands:
         self._delivered = False  # hold only once nothing is pending
         self._look_at = 0.0
         self._why = ""
+        self._owed: list[
+            tuple[Mailbox, str, int]
+        ] = []  # commands whose answer comes when the run is held again
         self._said: set[str] = set()
 
     # ------------------------------------------------------------------ when
@@ -105,6 +108,9 @@ class Commands:
         except Exception as error:  # noqa: BLE001 - it is the asker's, whatever it is
             self._reject(trainer, mailbox, sent, line, error)
         else:
+            if order.verb == "step":
+                self._owed.append((mailbox, sent.id, line))
+                return
             at = trainer.progress.train.iterations
             self._settle(mailbox, sent.id, line, applied=True, text=text, at=at)
 
@@ -155,10 +161,8 @@ class Commands:
         if order.verb == "pause":
             return lambda: self._hold_from(trainer, "another process asked for it"), "the run is held"
         if order.verb == "step":
-            why = f"{order.value} more iterations were made"
-            return lambda: self._hold_from(
-                trainer, why, order.value
-            ), f"{order.value} more iterations, and then it is held again"
+            why = "the iterations that another process asked for were made"
+            return lambda: self._hold_from(trainer, why, order.value), ""
         return lambda: self._let_go(trainer), "the run goes on"
 
     def _require_running(self, trainer: Trainer, order: Order) -> None:
@@ -183,8 +187,17 @@ class Commands:
     def _settle(
         mailbox: Mailbox, identity: str, line: int, *, applied: bool, text: str, at: int | None
     ) -> None:
-        mailbox.answer(identity, applied=applied, text=text, at=at)
+        if mailbox.is_waited_for(identity, line):
+            mailbox.answer(identity, applied=applied, text=text, at=at)
         mailbox.remove(identity, line)
+
+    def pay(self, trainer: Trainer, text: str) -> None:
+        """Answer those who asked for some iterations: the run is held again, or rests."""
+        owed, self._owed = self._owed, []
+        for mailbox, identity, line in owed:
+            with suppress(OSError):
+                at = trainer.progress.train.iterations
+                self._settle(mailbox, identity, line, applied=True, text=text, at=at)
 
     # ------------------------------------------------------------------ after a crash
 
@@ -246,6 +259,7 @@ class Commands:
 
     def _let_go(self, trainer: Trainer) -> None:
         self.held_from = None
+        self.pay(trainer, "the run goes on before they were all made")
         trainer.run.note("unpaused", at=trainer.progress.train.iterations)
 
     def _holds(self, trainer: Trainer) -> bool:
@@ -260,14 +274,15 @@ class Commands:
         at, why = trainer.progress.train.iterations, self._why
         trainer.run.journal("paused", at=at, why=why)
         trainer.display.on_hold(trainer, why)
+        self.pay(trainer, "the run is held again")
         while self._holds(trainer) and trainer.interrupts.requested is None:
             time.sleep(HELD)
             trainer.run.look_for_saved()
             self.take(trainer)
             trainer.steering.answer(trainer)
+            trainer.run.write_journal(time.monotonic())
         if trainer.interrupts.requested is not None:
             self.held_from = None
-        trainer.run.write_journal(time.monotonic())
 
 
 def _lines_of(journal: Path, identity: str, line: int) -> list[dict[str, Any]]:

@@ -176,16 +176,19 @@ class Mailbox:
         Returns:
             False where nobody waits for it any more; then it is removed.
         """
-        place = self.path / f"{identity}.{line}.taken"
-        try:
-            _, is_waited_for, _ = _contents(place)
-        except (OSError, NoCommandError):
-            is_waited_for = False
-        if not is_waited_for:
-            place.unlink(missing_ok=True)
+        if not self.is_waited_for(identity, line):
+            self.remove(identity, line)
             return False
-        place.rename(self.path / f"{identity}.command")
+        (self.path / f"{identity}.{line}.taken").rename(self.path / f"{identity}.command")
         return True
+
+    def is_waited_for(self, identity: str, line: int) -> bool:
+        """Whether somebody still waits for the answer to a command that was taken."""
+        try:
+            _, is_waited_for, _ = _contents(self.path / f"{identity}.{line}.taken")
+        except (OSError, NoCommandError):
+            return False
+        return is_waited_for
 
     def answer(self, identity: str, *, applied: bool, text: str, at: int | None = None) -> None:
         """Write the answer to a command. Who asked removes it; no answer needs to outlive the machine."""

@@ -35,7 +35,9 @@ def add_asking(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     checkpoint.add_argument("--tag", help="a name for it; then it is kept for good")
     stop = _add(commands, "break", "hold a run after the first iteration for which a condition holds", _break)
     stop.add_argument("condition", metavar="CONDITION", nargs="?", help='for example "train.loss > 10"')
-    stop.add_argument("--remove", action="store_true", help="remove it; all of them where none is given")
+    stop.add_argument(
+        "--remove", metavar="CONDITION", nargs="?", const="", help="remove one; all of them where none is given"
+    )
 
 
 def _add(
@@ -93,11 +95,8 @@ def _checkpoint(parsed: argparse.Namespace) -> dict[str, Any]:
 
 
 def _break(parsed: argparse.Namespace) -> dict[str, Any]:
-    condition = {} if parsed.condition is None else {"condition": parsed.condition}
-    if parsed.remove:
-        return {"verb": "unbreak"} | condition
-    if not condition:
-        raise ValueError(
-            "found no condition: give one, as in deeptrain break RUN 'train.loss > 10', or --remove"
-        )
-    return {"verb": "break"} | condition
+    if parsed.remove is not None and parsed.condition is None:
+        return {"verb": "unbreak"} | ({"condition": parsed.remove} if parsed.remove else {})
+    if parsed.condition is None or parsed.remove is not None:
+        raise ValueError("expected a condition, as in deeptrain break RUN 'train.loss > 10', or --remove")
+    return {"verb": "break", "condition": parsed.condition}
