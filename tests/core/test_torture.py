@@ -21,7 +21,11 @@ def command(chosen):
     """Something to ask for: mostly what changes the training, now and then what cannot be done."""
     kinds = [
         lambda: {"verb": "set", "path": DECAY, "value": chosen.random()},
-        lambda: {"verb": "set", "path": r"model.head\.bias", "value": [chosen.uniform(-1, 1) for _ in range(3)]},
+        lambda: {
+            "verb": "set",
+            "path": r"model.head\.bias",
+            "value": [chosen.uniform(-1, 1) for _ in range(3)],
+        },
         lambda: {"verb": "set", "path": "callbacks.Jitter.drawn", "value": [chosen.random()]},
         lambda: {"verb": "validate"},
         lambda: {"verb": "checkpoint"},
@@ -92,7 +96,7 @@ def torture(place, kills, seed):
     made = interventions(run)
     assert fresh.run(asking.left_alone, place / "alone", made, every=EVERY) == found
     check_answers(counts, made)
-    return report(run, kills, counts, made, seconds, found[0])
+    return report(run, counts, made, (kills, seconds), found[0])
 
 
 def check_answers(counts, made):
@@ -105,7 +109,8 @@ def check_answers(counts, made):
         assert applied <= count <= applied + lost, (verb, counts, count)
 
 
-def report(run, kills, counts, made, seconds, digest):
+def report(run, counts, made, took, digest):
+    kills, seconds = took
     entries = collections.Counter(entry["kind"] for entry in read_journal(run / "journal.jsonl"))
     verdicts = [entry for entry in read_journal(run / "journal.jsonl") if entry["kind"] == "replay"]
     assert all(entry["identical"] for entry in verdicts)

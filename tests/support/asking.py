@@ -35,7 +35,13 @@ def make(runs, pipe=None, *, wait=False, always=False, every=100, epochs=FOR_EVE
     callbacks = [*recipes.callbacks(), Tell(pipe, wait, always), *more]
     checkpoints = dt.Checkpoints(every=dt.Every(batches=every))
     return recipes.trainer(
-        "multistep", runs=runs, name="r", epochs=epochs, callbacks=callbacks, checkpoints=checkpoints, **recipe
+        "multistep",
+        runs=runs,
+        name="r",
+        epochs=epochs,
+        callbacks=callbacks,
+        checkpoints=checkpoints,
+        **recipe,
     )
 
 

@@ -36,7 +36,11 @@ def add_asking(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     stop = _add(commands, "break", "hold a run after the first iteration for which a condition holds", _break)
     stop.add_argument("condition", metavar="CONDITION", nargs="?", help='for example "train.loss > 10"')
     stop.add_argument(
-        "--remove", metavar="CONDITION", nargs="?", const="", help="remove one; all of them where none is given"
+        "--remove",
+        metavar="CONDITION",
+        nargs="?",
+        const="",
+        help="remove one; all of them where none is given",
     )
 
 
@@ -66,7 +70,7 @@ def run_asking(parsed: argparse.Namespace) -> int:
     from deeptrain.run.directory import find_run  # noqa: PLC0415
 
     answer = ask(find_run(parsed.path), parsed.content(parsed), timeout=parsed.timeout)
-    print(answer, file=sys.stdout if answer.applied else sys.stderr)  # noqa: T201 - a command's answer
+    print(answer, file=sys.stdout if answer.applied else sys.stderr)
     if not answer.applied and parsed.command == "set" and not _is_json(parsed.value):
         note = f"({parsed.value} is no JSON, so it was taken for a string; numbers, true, false, null and [..] are JSON)"
         print(note, file=sys.stderr)  # noqa: T201
