@@ -34,6 +34,7 @@ from deeptrain.control.verbs import SteeringVerbs
 from deeptrain.evaluation.judging import Judging
 from deeptrain.integrations.torch_loader import as_feed
 from deeptrain.introspect.info import Info
+from deeptrain.run.checkpointing import NEVER
 from deeptrain.run.record import plain
 from deeptrain.run.run import Run
 from deeptrain.run.verbs import SavingVerbs
@@ -322,6 +323,7 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
             self.run.rest()
             self.display.on_stop(self)
             self.tell("stop")
+            self.commands.look(self, NEVER)  # nobody who asked before is left waiting
             self.watcher.rest(self)
 
     def _rests_at(self, counter: str, goal: int, *, stop: bool) -> bool:
