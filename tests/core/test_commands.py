@@ -207,6 +207,30 @@ def test_killed_anywhere_after_commands_the_run_has_the_same_bits(tmp_path):
         assert (found[0], found[2]) == (expected, made), f"killed after iteration {at}"
 
 
+def dies_twice(runs, mark=None):
+    from tests.core.test_steering import Dies
+
+    class DiesAgain(Dies):
+        pass
+
+    contents = [content for content in CONTENTS if content["verb"] != "checkpoint"]
+    posts = asking.Posts(runs.with_suffix(".posted"), contents)
+    at = (None, None) if mark is None else (8, 9)
+    more = [posts, Dies(mark, at[0]), DiesAgain(mark and mark.with_suffix(".again"), at[1]), Writes()]
+    t = asking.make(runs, more=more, epochs=2)
+    t.fit()
+    t.close()
+    return asking.summary(t)
+
+
+def test_what_was_made_again_is_made_again_after_the_next_crash(tmp_path):
+    from tests.core.test_steering import again_and_again
+
+    expected = fresh.run(dies_twice, tmp_path / "untouched")
+    assert again_and_again(dies_twice, tmp_path / "r", tmp_path / "died") == expected
+    assert (tmp_path / "died.again").exists()
+
+
 class Looks(dt.Callback):
     """Notes a value and asks for a validation: as much is pending behind it as there was before it."""
 
