@@ -560,7 +560,9 @@ def _place(trainer: Trainer) -> list[Any]:
 
 
 def _in_words(task: Task) -> str:
-    return f"{task.kind} {task.callback}" if task.event is None else f"on_{task.event.name} of {task.callback}"
+    return (
+        f"{task.kind} {task.callback}" if task.event is None else f"on_{task.event.name} of {task.callback}"
+    )
 
 
 def _shown(value: Any) -> Any:
