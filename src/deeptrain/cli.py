@@ -1,4 +1,6 @@
-"""The command line: `deeptrain demo | info | log | diff | prove | replay | convert | verify`."""
+"""The command line: `deeptrain demo | info | log | diff | prove | replay | convert | verify`; for what is asked of a run see
+`asking_cli`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from deeptrain.checkpoint.verify_cli import add_verify
 from deeptrain.data.convert_cli import add_convert
+from deeptrain.run.asking_cli import add_asking
 from deeptrain.run.replay_cli import add_replay
 
 if TYPE_CHECKING:
@@ -75,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add_convert(commands)
     add_verify(commands)
     add_replay(commands)
+    add_asking(commands)
     return parser
 
 
@@ -85,9 +89,10 @@ def _demo(parsed: argparse.Namespace) -> int:
 
 
 def _info(parsed: argparse.Namespace) -> int:
+    from deeptrain.run.directory import find_run  # noqa: PLC0415
     from deeptrain.run.reader import open_run  # noqa: PLC0415
 
-    print(open_run(parsed.path).describe())
+    print(open_run(parsed.path if parsed.path.is_dir() else find_run(parsed.path)).describe())
     return 0
 
 

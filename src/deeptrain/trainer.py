@@ -34,6 +34,7 @@ from deeptrain.control.verbs import SteeringVerbs
 from deeptrain.evaluation.judging import Judging
 from deeptrain.integrations.torch_loader import as_feed
 from deeptrain.introspect.info import Info
+from deeptrain.run.checkpointing import NEVER
 from deeptrain.run.record import plain
 from deeptrain.run.run import Run
 from deeptrain.run.verbs import SavingVerbs
@@ -158,6 +159,8 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
         self.run = Run.open(self, runs=runs, name=name, resume=resume)
         self.run.restore(self, str(resume))
         self.steering.resume(self)
+        self.commands.recover(self)
+        self.watcher.rest(self)
         steer_edits(self)
 
     def listen(self) -> None:
@@ -221,8 +224,11 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
         """
         if self.handling is not None:
             return self.judging.now(self)
-        with self.interrupts:
-            return self.judging.abortably(self, lambda: self.judging.now(self))
+        try:
+            with self.interrupts:
+                return self.judging.abortably(self, lambda: self.judging.now(self))
+        finally:
+            self.steering.settle(self)  # another thread may have asked for something meanwhile
 
     def pause(self, reason: str = "a pause was requested") -> bool:
         """Ask the running trainer to stop at the next safe point; from a handler or from any thread.
@@ -305,6 +311,8 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
         end_by_signal_if_uncaught()
         self.run.begin(self)
         self._wake_at = 0.0
+        self.watcher.wake()
+        self.commands.begin(self)
         self._started = True
         self.tell("start")
 
@@ -315,6 +323,8 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
             self.run.rest()
             self.display.on_stop(self)
             self.tell("stop")
+            self.commands.look(self, NEVER)  # nobody who asked before is left waiting
+            self.watcher.rest(self)
 
     def _rests_at(self, counter: str, goal: int, *, stop: bool) -> bool:
         """Whether to stop here. A loop's body counts to its iteration, so that a checkpoint waits until it is through."""
@@ -332,10 +342,10 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
 
     def _advance(self) -> None:
         """Go from one safe point to the next."""
-        if self.interrupts.requested is not None:
-            self._pause_as_asked()
         if self.steering.waiting:
             self.steering.take(self)
+        if self.interrupts.requested is not None:
+            self._pause_as_asked()
         if self.progress.pending:
             self._deliver(self.progress.pending[0])
         elif self.progress.train.epochs < self.epochs:
@@ -401,7 +411,7 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
         if now >= self._wake_at or moved is EPOCH_END:
             self._look_at_the_clock(now, epoch_ended=moved is EPOCH_END)
         if self.breaks.conditions and (met := self.breaks.met(self, figures)) is not None:
-            self.interrupts.request(met)
+            self.commands.on_break(self, met)
 
     def _look_at_the_clock(self, now: float, *, epoch_ended: bool) -> None:
         """Do what goes by seconds: ask for a checkpoint, write the journal, print. None of it changes the training."""
@@ -409,6 +419,7 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
             self.progress.pending.append(Task("checkpoint"))
         self.run.look_for_saved()
         self.run.write_journal(now)
+        self.commands.look(self, now)
         self.display.on_iteration(self, now, epoch_ended=epoch_ended)
         self._wake_at = min(self.run.due_at, self.display.due_at)
 

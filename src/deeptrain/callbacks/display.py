@@ -134,6 +134,12 @@ class Display:
             where = f"; record in {trainer.run.path}" if trainer.run.path else ""
             self.say(f"{trainer.info().line}{where}")
 
+    def on_hold(self, trainer: Trainer, why: str) -> None:
+        """The run is held at a safe point, for another process."""
+        self._since = None  # its time is no training's
+        self.say(f"paused at {trainer.info().line}")
+        self.say(f"  {why}; to go on: deeptrain unpause {trainer.run.path}")
+
     def on_stop(self, trainer: Trainer) -> None:
         """The trainer stops running: leave the cursor on a line of its own."""
         del trainer

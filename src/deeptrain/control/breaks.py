@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -18,19 +18,38 @@ if TYPE_CHECKING:
 GRADIENT = ".grad"
 
 
+class Met(NamedTuple):
+    """A breakpoint that was met.
+
+    Attributes:
+        words: Which, in words.
+        outside: Whether another process set it.
+    """
+
+    words: str
+    outside: bool
+
+
 class Breaks:
     """The breakpoints of one trainer. They pause and change nothing, and so are no part of the state.
 
     Attributes:
         conditions: Those that are set.
+        outside: The texts of those that another process set.
     """
 
     def __init__(self) -> None:
         self.conditions: list[Expression] = []
+        self.outside: set[str] = set()
         self._norms: dict[str, list[float]] = {}
 
-    def add(self, trainer: Trainer, text: str) -> Expression:
+    def add(self, trainer: Trainer, text: str, *, outside: bool = False) -> Expression:
         """Set a breakpoint.
+
+        Args:
+            trainer: Whose figures and values it asks for.
+            text: The condition.
+            outside: Whether another process sets it.
 
         Raises:
             ValueError: It is no condition, or names what there is not.
@@ -45,6 +64,8 @@ class Breaks:
             elif name.split(".")[0] not in {"train", "val"}:
                 tree.get(trainer.state_dict(), name)
         self.conditions.append(condition)
+        if outside:
+            self.outside.add(condition.text)
         return condition
 
     def remove(self, text: str | None = None) -> None:
@@ -57,21 +78,32 @@ class Breaks:
         if text is not None and len(left) == len(self.conditions):
             raise ValueError(f"no breakpoint {text!r}: there are {[known.text for known in self.conditions]}")
         self.conditions = left
+        self.outside &= {known.text for known in left}
 
     def look_at_gradients(self, trainer: Trainer) -> None:
         """Note the gradients' norms that conditions ask for: after the commit there are no gradients."""
         asked = {name for known in self.conditions for name in known.names if name.endswith(GRADIENT)}
         self._norms = {name: gradients(trainer, name) for name in asked}
 
-    def met(self, trainer: Trainer, figures: Mapping[str, Any]) -> str | None:
-        """The first condition that holds after an iteration, in words; None where none does."""
+    def met(self, trainer: Trainer, figures: Mapping[str, Any]) -> Met | None:
+        """The first condition that holds after an iteration; None where none does.
+
+        One that another process set, and that asks for what there is not, is removed: it must not end the run.
+        """
 
         def lookup(name: str) -> Sequence[float]:
             return self._values(trainer, figures, name)
 
-        for known in self.conditions:
-            if known.holds(lookup):
-                return f"the breakpoint {known.text!r} was met"
+        for known in list(self.conditions):
+            outside = known.text in self.outside
+            try:
+                if known.holds(lookup):
+                    return Met(f"the breakpoint {known.text!r} was met", outside)
+            except (KeyError, ValueError) as error:
+                if not outside:
+                    raise
+                self.remove(known.text)
+                trainer.display.say(f"the breakpoint {known.text!r} of another process is removed: {error}")
         return None
 
     def _values(self, trainer: Trainer, figures: Mapping[str, Any], name: str) -> Sequence[float]:

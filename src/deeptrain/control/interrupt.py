@@ -70,6 +70,8 @@ class Interrupts:
         requested: Why a pause was asked for, or None.
         signal: The signal that asked for it, or None.
         thread: The thread that the trainer runs in, or ran in last; at first the one that made it.
+        resting: Held by whoever changes something while the trainer rests, in whichever thread; it begins to run only
+            once that is through.
     """
 
     def __init__(self) -> None:
@@ -78,6 +80,7 @@ class Interrupts:
         self.requested: str | None = None
         self.signal: int | None = None
         self.thread = threading.get_ident()
+        self.resting = threading.RLock()
         self._running = False
         self._previous: dict[int, Any] = {}
 
@@ -109,6 +112,7 @@ class Interrupts:
         if threading.current_thread() is not threading.main_thread():
             _say_once_no_signals()
             self._running = True
+            self._wait_for_the_rest()
             return self
         # SIGINT first: its handler of before could raise in here, and ours cannot.
         for number in SIGNALS:
@@ -117,7 +121,13 @@ class Interrupts:
         # Not earlier: an exception that leaves this method must leave nothing behind.
         self._running = True
         _active.append(self)
+        self._wait_for_the_rest()
         return self
+
+    def _wait_for_the_rest(self) -> None:
+        """Another thread that found the trainer at rest is let come to its end; every later one finds it running."""
+        with self.resting:
+            pass
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

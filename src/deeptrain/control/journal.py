@@ -22,7 +22,7 @@ from contextlib import closing
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from deeptrain.checkpoint.files import sync_descriptor
+from deeptrain.checkpoint.files import sync_descriptor, sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
@@ -53,9 +53,13 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        is_new = not path.exists()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o644)
         self._waiting: list[tuple[int, tuple[int, int, int], Mapping[str, float]] | str] = []
         self.flush_at = 0.0
+        self._lost: OSError | None = None
+        if is_new:
+            sync_directory(path.parent)
         self._cut_torn_line()
         self.seq, self.branch = _next_number(path), 0
 
@@ -74,6 +78,26 @@ class Journal:
         """Append one line, at once."""
         self.add(kind, **entry)
         self.flush()
+
+    def write_durably(self, kind: str, **entry: Any) -> None:
+        """Append one line, and wait until it and all before it are on the disk.
+
+        Raises:
+            OSError: It could not be written or brought to the disk. After a failed fsync nobody knows what is there, and no
+                later one would tell: from then on every call fails.
+        """
+        self.write(kind, **entry)
+        try:
+            if self._lost is None:
+                sync_descriptor(self._file)
+                return
+        except OSError as error:
+            self._lost = error
+        raise OSError(
+            self._lost.errno,
+            f"the journal could not be brought to the disk: {self._lost.strerror}; start the script again to go on with it",
+            str(self.path),
+        )
 
     def add(self, kind: str, **entry: Any) -> None:
         """Append one line, at the next flush; cannot fail for want of space."""

@@ -5,10 +5,12 @@ Where a call comes from decides how it comes back after a crash:
     callback    made again by the handler, when the iterations are computed again; made when the handler has returned,
                 so that one which is aborted, or saved in its middle, has changed nothing
     script      made again by the script; a call that the restored state has already is counted and does nothing
-    prompt      a person, or another thread: written to the journal before it is made, and made again from there
+    prompt      a person, or another thread: written to the journal and brought to the disk before it is made, and made
+                again from there
+    process     another process, see `Commands`: likewise
 
 Changes from other threads wait for the next safe point. Where a change was made is written as its place: the counts of
-iterations and of validation, and how much was pending. An untouched run comes through each place once.
+iterations and of validation, how much was pending, and what came first. An untouched run comes through each place once.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from deeptrain.trainer import Trainer
 
 VERSION = 2
-RECORDED = {"prompt"}  # origins that only the journal can bring back
+RECORDED = {"prompt", "process"}  # origins that only the journal can bring back
 _EDITS = {
     "batch_size": "set_batch_size"
 }  # what the loader's methods are called, where they are not called as the edits are
@@ -106,7 +108,6 @@ class Steering:
         self._next = 0  # number of a person's next change in the journal
         self._resumed_at, self._to_pass = -1, 0
         self._retracing = self._unrecorded = False
-        self._lock = threading.Lock()
 
     # ------------------------------------------------------------------ the state
 
@@ -185,13 +186,8 @@ class Steering:
         if self._unrecorded and not foreign and trainer.handling is None:
             self._verbs(trainer, change)()
             return "made for the trial"
-        with self._lock:
-            future: Future[str] | None = None
-            if foreign and trainer.interrupts.running:
-                self._asked.append((change, future := Future()))
-                self.waiting = True
-        if future is not None:
-            return future.result()
+        if foreign:
+            return self._ask_from_elsewhere(trainer, change)
         if trainer.handling is not None:
             return self._of_a_handler(trainer, change)
         if trainer.interrupts.running:
@@ -199,10 +195,21 @@ class Steering:
                 f"trainer.{change} was called in the middle of a computation, which may be repeated: call it in a "
                 "callback's handler, between two fit(), or from another thread"
             )
-        person = foreign or is_interactive()
-        if not person and change.verb != "checkpoint" and self._is_made_already(trainer, change):
-            return f"made before: the run that goes on here has it (trainer.{change})"
-        return self._make(trainer, change, "prompt" if person else "script")
+        with trainer.interrupts.resting:
+            person = is_interactive()
+            if not person and change.verb != "checkpoint" and self._is_made_already(trainer, change):
+                return f"made before: the run that goes on here has it (trainer.{change})"
+            return self.make(trainer, change, "prompt" if person else "script")
+
+    def _ask_from_elsewhere(self, trainer: Trainer, change: Change) -> str:
+        """Make a change of another thread now where nothing runs, else leave it for the next safe point and wait."""
+        with trainer.interrupts.resting:  # the trainer does not begin to run in here
+            if not trainer.interrupts.running:
+                return self.make(trainer, change, "prompt")
+            future: Future[str] = Future()
+            self._asked.append((change, future))
+            self.waiting = True
+        return future.result()
 
     def _of_a_handler(self, trainer: Trainer, change: Change) -> str:
         make = self._verbs(trainer, change)  # what cannot be made is the handler's error
@@ -269,28 +276,44 @@ class Steering:
     # ------------------------------------------------------------------ making
 
     def take(self, trainer: Trainer) -> None:
-        """Make what waits; called at a safe point. In the middle of a validation nothing is."""
-        if trainer.progress.phase is Phase.VALIDATE:
-            return
+        """Make what waits; called at a safe point. In the middle of a validation nothing new is."""
         while self._again and self._again[0]["place"] == _place(trainer):
             self._repeat(trainer, self._again.popleft())
         while self._again and self._again[0]["place"][0] < trainer.progress.train.iterations:
-            self._pass_over(self._again.popleft())
+            self._pass_over(trainer, self._again.popleft())
         if not self._retracing:
-            self._answer(trainer)
-        self.waiting = bool(self._again or self._asked)
+            self._take_new(trainer)
+        self.waiting = bool(self._again or self._asked or trainer.commands.active)
 
-    def _answer(self, trainer: Trainer) -> None:
+    def _take_new(self, trainer: Trainer) -> None:
+        if not self._unrecorded:
+            trainer.commands.take(trainer)
+        if trainer.progress.phase is not Phase.VALIDATE and not self.repeats(trainer):
+            self.answer(trainer)
+        trainer.commands.hold(trainer)
+
+    def repeats(self, trainer: Trainer) -> bool:
+        """Whether the run computes again what a process that died had computed: what is new waits until that is through."""
+        return bool(self._again) or trainer.progress.train.iterations < trainer.run.replay_until
+
+    def will_repeat(self, identity: str) -> bool:
+        """Whether a command of another process is to be made again."""
+        return any(entry.get("id") == identity for entry in self._again)
+
+    def answer(self, trainer: Trainer) -> None:
+        """Make what other threads wait for."""
         while self._asked:
             change, future = self._asked.popleft()
             try:
-                future.set_result(self._make(trainer, change, "prompt"))
+                future.set_result(self.make(trainer, change, "prompt"))
             except Exception as error:  # noqa: BLE001 - it is the asker's, whatever it is
                 future.set_exception(error)
 
     @staticmethod
-    def _pass_over(entry: dict[str, Any]) -> None:
+    def _pass_over(trainer: Trainer, entry: dict[str, Any]) -> None:
         change = Change(str(entry["verb"]), str(entry["path"]), entry["value"])
+        problem = "the process that trained died, and the run did not come through that place again"
+        trainer.commands.repeated(trainer, entry, problem)
         warnings.warn(
             f"trainer.{change} was made at iteration {entry['at']} before the process died, and the run that goes on did not "
             "come through that place again: it is not made, so the run is another one from there on",
@@ -299,9 +322,11 @@ class Steering:
 
     def settle(self, trainer: Trainer) -> None:
         """The trainer has come to rest: what is recorded for this place is made, and nobody is left waiting."""
-        if self.waiting:
-            self.take(trainer)
-            self._answer(trainer)
+        with trainer.interrupts.resting:
+            if self.waiting:
+                self.take(trainer)
+                self.answer(trainer)
+                trainer.commands.pay(trainer, "the run rests")
 
     def end_handler(self, trainer: Trainer) -> None:
         """A handler has returned: make what it asked for."""
@@ -312,14 +337,17 @@ class Steering:
             elif back is not None:
                 self._go_back(trainer, change, "callback", back)
             else:
-                self._make(trainer, change, "callback")
+                self.make(trainer, change, "callback")
 
     def forget_handler(self) -> None:
         """A handler did not come to its end: it asked for nothing."""
         self._of_handler = []
 
     def _repeat(self, trainer: Trainer, entry: dict[str, Any]) -> None:
-        """Make a change again that the journal has and the restored state has not."""
+        """Make a change again that the journal has and the restored state has not.
+
+        One that cannot be made is no reason to stop: the process may have died before it could write that it was rejected.
+        """
         change, origin = Change(str(entry["verb"]), str(entry["path"]), entry["value"]), str(entry["origin"])
         trainer.run.note("again", at=trainer.progress.train.iterations, number=entry["number"], origin=origin)
         if change.verb == "rewind":
@@ -327,13 +355,34 @@ class Steering:
             back.keep_tip()
             self._travel(trainer, back, origin, int(entry["number"]))
             return
-        self._verbs(trainer, change)()
         if origin == "script":
             self._script.append([change.verb, change.path])
         else:
             self._prompt.append(int(entry["number"]))
+        try:
+            self._verbs(trainer, change)()
+        except Exception as error:  # noqa: BLE001 - whatever a part has against a value
+            trainer.run.note("rejected", number=entry["number"], origin=origin)
+            trainer.commands.repeated(trainer, entry, str(error))
+            warnings.warn(f"trainer.{change} of the journal could not be made again: {error}", stacklevel=4)
+            return
+        trainer.commands.repeated(trainer, entry)
 
-    def _make(self, trainer: Trainer, change: Change, origin: str) -> str:
+    def make(self, trainer: Trainer, change: Change, origin: str, **more: Any) -> str:
+        """Make a change here, after writing it down.
+
+        Args:
+            trainer: Whose state it is.
+            change: What is asked for.
+            origin: Where from, see above.
+            more: What else its line in the journal is to have.
+
+        Returns:
+            What became of it, in words.
+
+        Raises:
+            KeyError, ValueError, TypeError: It cannot be made, and nothing was changed.
+        """
         if change.verb == "rewind":
             back = Rewind(trainer, change.value)
             back.keep_tip()
@@ -342,7 +391,7 @@ class Steering:
         if change.verb == "checkpoint":  # which changes nothing of the training
             make()
             return f"made at iteration {at}"
-        number = self._record(trainer, change, origin)
+        number = self._record(trainer, change, origin, **more)
         try:
             make()
         except BaseException:
@@ -382,8 +431,11 @@ class Steering:
             finally:
                 self._retracing, self.waiting = False, bool(self._asked)
 
-    def _record(self, trainer: Trainer, change: Change, origin: str) -> int | None:
-        """Write a change down before it is made, with its number among those of its origin."""
+    def _record(self, trainer: Trainer, change: Change, origin: str, **more: Any) -> int | None:
+        """Write a change down before it is made, with its number among those of its origin.
+
+        One that only the journal can bring back is on the disk then.
+        """
         value = as_plain(change.value) if origin in RECORDED else _shown(change.value)
         at, place = trainer.progress.train.iterations, _place(trainer)
         entry = {
@@ -393,18 +445,23 @@ class Steering:
             "verb": change.verb,
             "path": change.path,
             "value": value,
+            **more,
         }
         if origin == "callback":
             trainer.run.note("intervention", **entry)
             return None
-        number = self._next if origin == "prompt" else len(self._script)
-        trainer.run.journal("intervention", number=number, **entry)
-        if origin == "prompt":
-            self._next = number + 1
-            self._prompt.append(number)
-        else:
+        if origin not in RECORDED:
+            trainer.run.journal("intervention", number=len(self._script), **entry)
             made = [asdict(trainer.progress.train)] if change.verb == "rewind" else []
             self._script.append([change.verb, change.path, *made])
+            return len(self._script) - 1
+        number, self._next = self._next, self._next + 1
+        try:
+            trainer.run.journal("intervention", durable=True, number=number, **entry)
+        except OSError:  # nobody knows whether the line is on the disk
+            trainer.run.note("rejected", number=number, origin=origin)
+            raise
+        self._prompt.append(number)
         return number
 
     @staticmethod
@@ -470,7 +527,7 @@ def _recorded(journal: Path, after: int, origins: set[str]) -> dict[tuple[str, i
         for _, entry in entries:
             if entry.get("kind") == "branch":
                 left = min(left, int(entry["at"]))
-            elif entry.get("origin") in origins and int(entry.get("at", 0)) < left:
+            elif _is_of(entry, origins) and int(entry.get("at", 0)) < left:
                 found.append(entry)
             # What was changed before a load is in the state that was loaded, or was left behind.
             elif (entry.get("kind") == "load" and not entry.get("part")) or (
@@ -484,11 +541,28 @@ def _recorded(journal: Path, after: int, origins: set[str]) -> dict[tuple[str, i
     return recorded
 
 
-def _place(trainer: Trainer) -> list[int]:
-    """Where a run stands. Checkpoints that are pending do not count: they may come by the clock."""
+def _is_of(entry: dict[str, Any], origins: set[str]) -> bool:
+    """Whether a line tells that a change was asked for, or was rejected; not that it was made again."""
+    kinds = {"intervention", "rejected"}
+    return entry.get("origin") in origins and entry.get("kind") in kinds and "number" in entry
+
+
+def _place(trainer: Trainer) -> list[Any]:
+    """Where a run stands. Checkpoints that are pending do not count: they may come by the clock.
+
+    How much is pending is not enough: a handler that asks for a validation leaves as much behind as there was before it.
+    """
     progress = trainer.progress
-    pending = sum(task.kind != "checkpoint" for task in progress.pending)
-    return [progress.train.iterations, progress.validation.passes, progress.validation.batches, pending]
+    pending = [task for task in progress.pending if task.kind != "checkpoint"]
+    first = "" if not pending else _in_words(pending[0])
+    done = [progress.train.iterations, progress.validation.passes, progress.validation.batches]
+    return [*done, len(pending), first]
+
+
+def _in_words(task: Task) -> str:
+    return (
+        f"{task.kind} {task.callback}" if task.event is None else f"on_{task.event.name} of {task.callback}"
+    )
 
 
 def _shown(value: Any) -> Any:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.control.breaks import Breaks
+from deeptrain.control.commands import Commands
 from deeptrain.control.part import TrainerPart
 from deeptrain.control.schedule import Schedule
 from deeptrain.control.steering import Change, Steering
+from deeptrain.control.watcher import Watcher
 from deeptrain.step.exchange import KEPT
 
 if TYPE_CHECKING:
@@ -27,11 +29,14 @@ class SteeringVerbs(TrainerPart):
         steering: What is asked of the run.
         breaks: Its breakpoints.
         schedule: Its scheduled interventions.
+        commands: What other processes ask of it.
+        watcher: Takes these while it rests at a prompt.
     """
 
     def __init__(self) -> None:
-        self.steering, self.breaks = Steering(), Breaks()
+        self.steering, self.breaks, self.commands = Steering(), Breaks(), Commands()
         self.schedule = Schedule(self._trainer)
+        self.watcher = Watcher()
 
     def set(self, path: str, value: Any) -> str:
         """Set a value of the state, such as a rate, a weight, or what a callback keeps. The change is part of the record.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from deeptrain.callbacks.base import Event
@@ -115,6 +116,7 @@ class Judging:
             trainer.tear(f"the validation after iteration {trainer.progress.train.iterations}", error)
             raise
         trainer.run.after_validation(trainer)
+        trainer.commands.look(trainer, monotonic())
 
     @staticmethod
     def abortably(trainer: Trainer, work: Callable[[], T]) -> T:

@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import sys
+import time
 import weakref
 from contextlib import suppress
 from pathlib import Path
@@ -105,7 +106,7 @@ class RunDirectory:
         except OSError as error:
             raise type(error)(f"{file}: the run cannot be locked: {error}") from error
         try:
-            free = _try_lock(descriptor)
+            free = _lock_soon(descriptor)
         except OSError as error:
             os.close(descriptor)
             raise type(error)(
@@ -177,13 +178,62 @@ def _claim(runs: Path, name: str | None) -> Path:
         number += 1
 
 
-def _try_lock(descriptor: int) -> bool:
+def is_held(path: str | os.PathLike[str]) -> bool:
+    """Whether a process holds a run.
+
+    Args:
+        path: The run's directory.
+    """
+    try:
+        descriptor = os.open(Path(path) / "lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_lock(descriptor, shared=True)
+    finally:
+        os.close(descriptor)
+
+
+def find_run(run: str | os.PathLike[str], runs: str | os.PathLike[str] = "runs") -> Path:
+    """A run by its directory, or by what it is called within the directory of runs.
+
+    Args:
+        run: A path, "M3", or a name, of which it is the newest run.
+        runs: The directory of runs; the environment's `DEEPTRAIN_RUNS` goes before it.
+
+    Raises:
+        FileNotFoundError: There is none; the message says what was looked for, and which runs there are.
+    """
+    path = Path(run)
+    if _DIRECTORY.fullmatch(path.resolve().name) and path.is_dir():
+        return path
+    place, text = Path(os.environ.get("DEEPTRAIN_RUNS", runs)), str(run)
+    known = sorted(_known(place), reverse=True)
+    for number, name, found in known:
+        if text in {name, f"M{number}", found.name}:
+            return found
+    there = ", ".join(found.name for *_, found in known[:5]) or "none"
+    raise FileNotFoundError(
+        f"{text}: expected a run's directory, such as runs/M1__name, or a run's name; in {place} there are {there}"
+    )
+
+
+def _lock_soon(descriptor: int) -> bool:
+    """Take the lock, or say that it is taken. Somebody may only be looking whether it is, for a moment."""
+    for _ in range(10):
+        if _try_lock(descriptor):
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def _try_lock(descriptor: int, *, shared: bool = False) -> bool:
     """Take the lock, or say that it is taken."""
     try:
         if sys.platform == "win32":
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
     return True

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deeptrain.control.journal import read_journal
+from deeptrain.control.journal import read_backwards, read_journal
 from deeptrain.run.branches import newest_of
+from deeptrain.run.directory import is_held
 from deeptrain.state.history import History
 from deeptrain.state.tree import digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
+
+
+# Lines that a run may write while it is held at a safe point.
+_WHILE_PAUSED = {"command", "intervention", "rejected", "refused", "checkpoint"}
 
 
 class RecordedRun:
@@ -52,12 +58,25 @@ class RecordedRun:
         newest = {name: self.history[name].values[-1] for name in self.history}
         lines = [
             f"{self.path}: {self.info['phase']}, {self.info['epochs']} epochs, {self.info['iterations']} iterations",
+            *self._paused(),
             f"checkpoint  {self.checkpoint.name}  digest {self.digest}",
             *(f"passed over {path}: {why}" for path, why in self.passed_over),
             "newest      " + "  ".join(f"{name} {value:.4g}" for name, value in newest.items()),
             *(f"pending     {task['kind']} {task['callback']}" for task in self.state["progress"]["pending"]),
         ]
         return "\n".join(lines)
+
+    def _paused(self) -> list[str]:
+        """Whether another process has the run held, in words; what the process that trains wrote last tells."""
+        with closing(read_backwards(self.path / "journal.jsonl")) as entries:
+            for _, entry in entries:
+                if entry.get("kind") == "paused" and is_held(self.path):
+                    return [
+                        f"paused      at iteration {entry.get('at')}: {entry.get('why')} (deeptrain unpause goes on)"
+                    ]
+                if entry.get("kind") not in _WHILE_PAUSED:
+                    break
+        return []
 
     def journal(self) -> Iterator[dict[str, Any]]:
         """Everything that happened, line by line.

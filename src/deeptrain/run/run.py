@@ -5,6 +5,7 @@ runs/M3__mnist/
     record/         how each start was made: script, git, settings, environment
     journal.jsonl   a line for everything that happened
     history/        the figures, in segments that are only ever appended to
+    inbox/          commands of other processes
     checkpoints/    000000, 000001, ...
 """
 
@@ -27,6 +28,7 @@ from deeptrain.checkpoint.selecting import patterns
 from deeptrain.checkpoint.store import line_of
 from deeptrain.control.interrupt import Interrupted, is_interactive
 from deeptrain.control.journal import Journal, last_branch
+from deeptrain.control.mailbox import NAME, SUPPORTED, Mailbox
 from deeptrain.run.checkpointing import NEVER, Checkpointing, about, position_of, write
 from deeptrain.run.declared import begins_with, declared, say_left_aside, to_skip
 from deeptrain.run.fingerprint import compare
@@ -43,7 +45,7 @@ from deeptrain.state.history import same_series
 from deeptrain.state.progress import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from os import PathLike
 
     from deeptrain.data.batch import Batch
@@ -73,6 +75,8 @@ class Run:
         travel: The point of another run that it is to come to, or None.
         checkpoints: Its checkpoints; None where there is no run, or it was closed.
         standing: What the run still has of the promise.
+        mailbox: Where other processes leave commands; None likewise, and where there can be none.
+        closing: Called before it is closed.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -85,6 +89,8 @@ class Run:
         self.taken_over = False
         self._directory: RunDirectory | None = None
         self.checkpoints: Checkpointing | None = None
+        self.mailbox: Mailbox | None = None
+        self.closing: Callable[[], None] | None = None
         self._journal: Journal | None = None
         self._replay: Replaying | None = None
         self._found: Found | None = None
@@ -134,6 +140,10 @@ class Run:
         assert self.path is not None
         self._journal = Journal(self.path / "journal.jsonl")
         self.checkpoints = Checkpointing(self.path / "checkpoints", trainer, self.journal)
+        try:
+            self.mailbox = Mailbox(self.path / NAME) if SUPPORTED else None
+        except OSError as error:
+            warnings.warn(f"no commands of other processes are taken: {error}", stacklevel=5)
 
     def restore(self, trainer: Trainer, resume: str) -> None:
         """Put the trainer where its run stands, and write down how it was started."""
@@ -475,10 +485,16 @@ class Run:
 
     # ------------------------------------------------------------------ the journal
 
-    def journal(self, kind: str, **entry: Any) -> None:
-        """Write a line to the journal."""
+    def journal(self, kind: str, *, durable: bool = False, **entry: Any) -> None:
+        """Write a line to the journal; where it is to be durable, wait until it is on the disk."""
         if self._journal is not None:
-            self._journal.write(kind, **entry)
+            write = self._journal.write_durably if durable else self._journal.write
+            write(kind, **entry)
+
+    @property
+    def journal_line(self) -> int:
+        """The number of the journal's next line, or a lower one where lines wait to be written."""
+        return 0 if self._journal is None else self._journal.seq
 
     def note(self, kind: str, **entry: Any) -> None:
         """Put a line down for the journal, without writing it yet."""
@@ -616,6 +632,8 @@ class Run:
         """Save what was trained since the last checkpoint, and let go of the lock and the journal."""
         if self._directory is None or self.path is None:
             return
+        if self.closing is not None:
+            self.closing()
         self._settle()
         self._save_the_rest()
         if _held.get(self.path.resolve()) is self:
@@ -623,7 +641,7 @@ class Run:
         if self._journal is not None:
             self._journal.close()
         self._directory.release()
-        self._directory = self.checkpoints = self._journal = self._replay = None
+        self._directory = self.checkpoints = self._journal = self._replay = self.mailbox = None
 
 
 @atexit.register

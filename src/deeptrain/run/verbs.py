@@ -43,8 +43,9 @@ class SavingVerbs(TrainerPart):
         """
         self.refuse_torn()
         trainer = self._trainer
-        trainer.tell("save")
-        trainer.run.write(trainer, path, only, skip)
+        with trainer.interrupts.resting:
+            trainer.tell("save")
+            trainer.run.write(trainer, path, only, skip)
 
     def checkpoint(self, tag: str | None = None) -> None:
         """Commit a checkpoint to the run now, and wait until it is on the disk.
@@ -63,7 +64,8 @@ class SavingVerbs(TrainerPart):
             raise ValueError(
                 "runs=None: there is no run to keep a checkpoint in; trainer.save(path) writes one anywhere"
             )
-        trainer.run.save(trainer, tag=tag)
+        with trainer.interrupts.resting:
+            trainer.run.save(trainer, tag=tag)
 
     def load(
         self,
@@ -98,7 +100,7 @@ class SavingVerbs(TrainerPart):
             `trainer.load("here", skip=["optimizer.param_groups.*.lr"])` keeps the present learning rate.
         """
         trainer, change = self._trainer, Change("load", str(path))
-        with trainer.steering.once(trainer, change) as call:
+        with trainer.interrupts.resting, trainer.steering.once(trainer, change) as call:
             if not call.is_new:
                 return None
             loaded = trainer.run.read_into(trainer, path, only, skip)
