@@ -27,8 +27,8 @@ from deeptrain.callbacks.base import Event, Handlers
 from deeptrain.callbacks.display import Display
 from deeptrain.checkpoint.settings import Checkpoints
 from deeptrain.checkpoint.snapshot import gather, restore
+from deeptrain.control.change import steer_edits
 from deeptrain.control.interrupt import Interrupts, end_by_signal_if_uncaught
-from deeptrain.control.steering import steer_edits
 from deeptrain.control.timetravel import TimeVerbs
 from deeptrain.control.verbs import SteeringVerbs
 from deeptrain.evaluation.judging import Judging

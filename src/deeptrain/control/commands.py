@@ -12,9 +12,9 @@ import time
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
+from deeptrain.control.change import Change
 from deeptrain.control.journal import read_backwards
 from deeptrain.control.orders import Order, parse_order
-from deeptrain.control.steering import Change
 from deeptrain.state.progress import Phase
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.callbacks.base import Handlers
-from deeptrain.control.steering import steer_edits
+from deeptrain.control.change import steer_edits
 from deeptrain.evaluation.judging import Judging
 from deeptrain.integrations.torch_loader import as_feed
 from deeptrain.run.fingerprint import compare

@@ -16,78 +16,27 @@ iterations and of validation, how much was pending, and what came first. An unto
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 import warnings
-import weakref
 from collections import deque
 from concurrent.futures import Future
-from contextlib import closing
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from deeptrain.control.changes import as_plain, prepare, prepare_edit
+from deeptrain.control.change import Call, Change, prepared
+from deeptrain.control.changes import as_plain
 from deeptrain.control.interrupt import is_interactive
-from deeptrain.control.journal import is_news, read_backwards
+from deeptrain.control.recorded import RECORDED, place_in, recorded, shown
 from deeptrain.control.rewinding import Rewind
-from deeptrain.data.loader import BatchLoader
-from deeptrain.state.progress import Phase, Task, check_version
+from deeptrain.state.progress import Phase, check_version
 from deeptrain.state.tree import VOLATILE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Iterator
 
-    from deeptrain.data.edits import Edit
     from deeptrain.trainer import Trainer
 
 VERSION = 2
-RECORDED = {"prompt", "process"}  # origins that only the journal can bring back
-_EDITS = {
-    "batch_size": "set_batch_size"
-}  # what the loader's methods are called, where they are not called as the edits are
-_TASKS: dict[str, Literal["validation", "checkpoint", "finish"]] = {
-    "validation": "validation",
-    "checkpoint": "checkpoint",
-    "stop": "finish",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Something that is asked for.
-
-    Attributes:
-        verb: "set", "edit", "rewind", "validation", "checkpoint" or "stop".
-        path: What to set, or the kind of an edit of the order.
-        value: To which value; or the edit, or where to go back to, as plain values.
-    """
-
-    verb: str
-    path: str = ""
-    value: Any = None
-
-    def __str__(self) -> str:
-        if self.verb == "edit":
-            named = ", ".join(
-                f"{name}={value!r}" for name, value in (self.value or {}).items() if name != "kind"
-            )
-            return f"train.{_EDITS.get(self.path, self.path)}({named})"
-        if self.verb in {"rewind", "load"}:
-            return f"{self.verb}({self.path})"
-        return f"set({self.path!r}, {self.value!r})" if self.verb == "set" else f"request_{self.verb}()"
-
-
-class Call(NamedTuple):
-    """One of a script's calls that are made once.
-
-    Attributes:
-        is_new: Whether it is to be made: not where the script runs again and the run has it.
-        number: Its number among the script's calls; None where a person makes it.
-    """
-
-    is_new: bool
-    number: int | None
 
 
 class Steering:
@@ -145,18 +94,18 @@ class Steering:
         if travel is not None and not travel.interventions:
             return
         journal = trainer.run.path / "journal.jsonl" if travel is None else travel.journal
-        recorded = _recorded(journal, self._resumed_at, RECORDED)
-        self._next = max([-1, *self._prompt, *(number for _, number in recorded)]) + 1
-        self._make_again(recorded)
+        known = recorded(journal, self._resumed_at, RECORDED)
+        self._next = max([-1, *self._prompt, *(number for _, number in known)]) + 1
+        self._make_again(known)
 
     def retrace(self, trainer: Trainer) -> None:
         """Before a run goes over ground that it knows: what people and the script changed there is to be changed again."""
         assert trainer.run.path is not None
         after = trainer.progress.train.iterations
-        self._make_again(_recorded(trainer.run.path / "journal.jsonl", after, {*RECORDED, "script"}))
+        self._make_again(recorded(trainer.run.path / "journal.jsonl", after, {*RECORDED, "script"}))
 
-    def _make_again(self, recorded: dict[tuple[str, int], dict[str, Any] | None]) -> None:
-        again = [entry for key, entry in recorded.items() if entry is not None and not self._has_seen(*key)]
+    def _make_again(self, known: dict[tuple[str, int], dict[str, Any] | None]) -> None:
+        again = [entry for key, entry in known.items() if entry is not None and not self._has_seen(*key)]
         self._again = deque(sorted(again, key=lambda entry: (entry["place"][0], entry["seq"])))
         self.waiting = bool(self._again or self._asked)
 
@@ -184,7 +133,7 @@ class Steering:
         """
         foreign = threading.get_ident() != trainer.interrupts.thread
         if self._unrecorded and not foreign and trainer.handling is None:
-            self._verbs(trainer, change)()
+            prepared(trainer, change)()
             return "made for the trial"
         if foreign:
             return self._ask_from_elsewhere(trainer, change)
@@ -212,7 +161,7 @@ class Steering:
         return future.result()
 
     def _of_a_handler(self, trainer: Trainer, change: Change) -> str:
-        make = self._verbs(trainer, change)  # what cannot be made is the handler's error
+        make = prepared(trainer, change)  # what cannot be made is the handler's error
         back = Rewind(trainer, change.value) if change.verb == "rewind" else None
         self._of_handler.append((change, back))
         if back is not None:
@@ -277,7 +226,7 @@ class Steering:
 
     def take(self, trainer: Trainer) -> None:
         """Make what waits; called at a safe point. In the middle of a validation nothing new is."""
-        while self._again and self._again[0]["place"] == _place(trainer):
+        while self._again and self._again[0]["place"] == place_in(trainer):
             self._repeat(trainer, self._again.popleft())
         while self._again and self._again[0]["place"][0] < trainer.progress.train.iterations:
             self._pass_over(trainer, self._again.popleft())
@@ -360,7 +309,7 @@ class Steering:
         else:
             self._prompt.append(int(entry["number"]))
         try:
-            self._verbs(trainer, change)()
+            prepared(trainer, change)()
         except Exception as error:  # noqa: BLE001 - whatever a part has against a value
             trainer.run.note("rejected", number=entry["number"], origin=origin)
             trainer.commands.repeated(trainer, entry, str(error))
@@ -387,7 +336,7 @@ class Steering:
             back = Rewind(trainer, change.value)
             back.keep_tip()
             return self._go_back(trainer, change, origin, back)
-        make, at = self._verbs(trainer, change), trainer.progress.train.iterations
+        make, at = prepared(trainer, change), trainer.progress.train.iterations
         if change.verb == "checkpoint":  # which changes nothing of the training
             make()
             return f"made at iteration {at}"
@@ -436,8 +385,8 @@ class Steering:
 
         One that only the journal can bring back is on the disk then.
         """
-        value = as_plain(change.value) if origin in RECORDED else _shown(change.value)
-        at, place = trainer.progress.train.iterations, _place(trainer)
+        value = as_plain(change.value) if origin in RECORDED else shown(change.value)
+        at, place = trainer.progress.train.iterations, place_in(trainer)
         entry = {
             "at": at,
             "place": place,
@@ -463,110 +412,3 @@ class Steering:
             raise
         self._prompt.append(number)
         return number
-
-    @staticmethod
-    def _verbs(trainer: Trainer, change: Change) -> Callable[[], None]:
-        """See that a change can be made, and give what makes it."""
-        pending, phase = trainer.progress.pending, trainer.progress.phase
-        if change.verb == "rewind":
-            Rewind(trainer, change.value)
-            return _nothing
-        if phase is Phase.DONE and change.verb not in {"set", "edit"}:
-            raise ValueError(f"trainer.{change}: the run is done, and nothing follows")
-        in_handler = (
-            trainer.handling is not None
-        )  # which may edit the order that is trained on, and set nothing
-        if phase is Phase.VALIDATE and (change.verb == "set" or (change.verb == "edit" and not in_handler)):
-            raise ValueError(
-                f"trainer.{change}: a validation is under way, which would be of two states: change it when it is through "
-                "(in on_val_end)"
-            )
-        if change.verb == "edit":
-            return prepare_edit(trainer, change.value)
-        if change.verb == "set":
-            return prepare(trainer, change.path, change.value)
-        if change.verb not in _TASKS:
-            raise ValueError(f"found the request {change.verb!r}, expected set, {', '.join(_TASKS)}")
-        if change.verb == "validation":
-            trainer.judging.require()
-        return lambda: pending.append(Task(_TASKS[change.verb]))
-
-
-def steer_edits(trainer: Trainer) -> None:
-    """Have every edit of the train loader's order go through the trainer that it feeds, into its record.
-
-    The loader does not keep the trainer alive, and an edit of one that feeds no trainer any more is made as it always is.
-    """
-    owner = weakref.ref(trainer)
-
-    def steered(loader: BatchLoader, edit: Edit) -> bool:
-        trainer = owner()
-        if trainer is None or trainer.train is not loader or trainer.run.taken_over:
-            return False
-        trainer.steering.ask(trainer, Change("edit", edit.kind, edit.as_plain()))
-        return True
-
-    if isinstance(trainer.train, BatchLoader):
-        trainer.train.steered = steered
-
-
-def _nothing() -> None:
-    pass
-
-
-def _recorded(journal: Path, after: int, origins: set[str]) -> dict[tuple[str, int], dict[str, Any] | None]:
-    """The changes of some origins that a journal has since an iteration, on the present line of history.
-
-    By origin and number; None for one that was not made.
-
-    It is read from its end to that iteration's line, so that the cost does not grow with the run.
-    """
-    found: list[dict[str, Any]] = []
-    left = math.inf  # what was changed from there on lies on a branch that was left
-    with closing(read_backwards(journal)) as entries:
-        for _, entry in entries:
-            if entry.get("kind") == "branch":
-                left = min(left, int(entry["at"]))
-            elif _is_of(entry, origins) and int(entry.get("at", 0)) < left:
-                found.append(entry)
-            # What was changed before a load is in the state that was loaded, or was left behind.
-            elif (entry.get("kind") == "load" and not entry.get("part")) or (
-                is_news(entry) and int(entry["at"]) <= after
-            ):
-                break
-    recorded: dict[tuple[str, int], dict[str, Any] | None] = {}
-    for entry in reversed(found):
-        key = str(entry["origin"]), int(entry["number"])
-        recorded[key] = entry if entry["kind"] == "intervention" else None
-    return recorded
-
-
-def _is_of(entry: dict[str, Any], origins: set[str]) -> bool:
-    """Whether a line tells that a change was asked for, or was rejected; not that it was made again."""
-    kinds = {"intervention", "rejected"}
-    return entry.get("origin") in origins and entry.get("kind") in kinds and "number" in entry
-
-
-def _place(trainer: Trainer) -> list[Any]:
-    """Where a run stands. Checkpoints that are pending do not count: they may come by the clock.
-
-    How much is pending is not enough: a handler that asks for a validation leaves as much behind as there was before it.
-    """
-    progress = trainer.progress
-    pending = [task for task in progress.pending if task.kind != "checkpoint"]
-    first = "" if not pending else _in_words(pending[0])
-    done = [progress.train.iterations, progress.validation.passes, progress.validation.batches]
-    return [*done, len(pending), first]
-
-
-def _in_words(task: Task) -> str:
-    return (
-        f"{task.kind} {task.callback}" if task.event is None else f"on_{task.event.name} of {task.callback}"
-    )
-
-
-def _shown(value: Any) -> Any:
-    try:
-        return as_plain(value)
-    except ValueError:
-        return f"{tuple(value.shape)} values"

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deeptrain.control.change import Change
 from deeptrain.control.part import TrainerPart
-from deeptrain.control.steering import Change
 from deeptrain.control.trial import Trial, kept_in, tried
 from deeptrain.control.trial import keep as write_down
 from deeptrain.data.batch import Batch

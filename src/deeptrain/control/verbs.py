@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.control.breaks import Breaks
+from deeptrain.control.change import Change
 from deeptrain.control.commands import Commands
 from deeptrain.control.part import TrainerPart
 from deeptrain.control.schedule import Schedule
-from deeptrain.control.steering import Change, Steering
+from deeptrain.control.steering import Steering
 from deeptrain.control.watcher import Watcher
 from deeptrain.step.exchange import KEPT
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from deeptrain.control.change import Change
 from deeptrain.control.part import TrainerPart
-from deeptrain.control.steering import Change
 from deeptrain.run.run import TornStateError
 from deeptrain.state import tree
 
