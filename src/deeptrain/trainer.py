@@ -194,7 +194,7 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
         if until is not None and not isinstance(until, At):
             raise TypeError(f"fit(until={until!r}): expected a point of the run, such as dt.At(epoch=2)")
         counter, goal = ("epochs", self.epochs + 1) if until is None else until.target
-        if not self.steering.has_been_at(self, counter, goal):
+        if not self.steering.has_been_at(self, counter, self.epochs if until is None else goal):
             self._go(counter, goal)
 
     def step(self, iterations: int = 1) -> None:

@@ -567,3 +567,131 @@ def test_each_call_fails(tmp_path, what):
     count, *expected = fresh.run(under_faults, tmp_path / "untouched")
     for at in range(0, count, 7):
         assert fresh.run(under_faults, tmp_path / str(at), at, what)[1:] == tuple(expected), at
+
+
+# ------------------------------------------------------------------ what an attack found
+
+
+class Asks(dt.Callback):
+    """Goes back from a handler, and asks for more."""
+
+    def __init__(self, iteration, batch, more=False):
+        self._iteration, self._batch, self._more = iteration, batch, more
+
+    def on_train_batch_end(self, trainer, event):
+        if event.iteration == self._iteration and trainer.run.line.branch == 0:
+            trainer.rewind(to=dt.At(batch=self._batch))
+            if self._more:
+                trainer.set(DECAY, 0.5)
+                trainer.train.skip(rows=[1, 2, 3])
+                trainer.request_validation()
+
+
+def handler_asks_for_more(runs, mark=None, iteration=None):
+    t = make(runs, callbacks=[*recipes.callbacks(), Asks(10, 7, more=True), DiesOnBranch(mark, iteration)])
+    t.fit()
+    return ended(t)
+
+
+def script_sets_behind(runs, mark=None, iteration=None):
+    """What the script set lies on the branch that the handler left."""
+    t = make(runs, callbacks=[*recipes.callbacks(), Asks(12, 7), DiesOnBranch(mark, iteration)])
+    t.fit(until=dt.At(batch=8))
+    t.set(DECAY, 0.5)
+    t.fit()
+    return ended(t)
+
+
+def left_out(runs, mark=None, iteration=None):
+    t = make(
+        runs,
+        callbacks=[*recipes.callbacks(), DiesOnBranch(mark, iteration)],
+        checkpoints=dt.Checkpoints(every=dt.Every(batches=4), keep=20),
+    )
+    t.fit(until=dt.At(batch=5))
+    t.set(DECAY, 0.5)
+    t.fit(until=dt.At(batch=10))
+    t.rewind(to=dt.At(batch=6), interventions=False)
+    t.set(r"model.head\.bias", 0.7)
+    t.fit()
+    return ended(t)
+
+
+def from_the_end(runs, mark=None, iteration=None):
+    t = make(runs, callbacks=[*recipes.callbacks(), DiesOnBranch(mark, iteration)])
+    t.fit()
+    t.rewind(batches=5, skip="last")
+    t.train.skip(rows=[1, 2])
+    t.fit()
+    return ended(t)
+
+
+class DiesOnBranch(Dies):
+    """Ends the process after an iteration of a branch that was begun, once."""
+
+    def on_train_iter_end(self, trainer, event):
+        if trainer.run.line.branch:
+            super().on_train_iter_end(trainer, event)
+
+
+def ended(t):
+    t.close()
+    count = t.progress.validation.passes
+    return dt.digest(t.state_dict()), t.get(DECAY), count, t.progress.train.iterations
+
+
+@pytest.mark.parametrize("fn", [handler_asks_for_more, script_sets_behind, left_out, from_the_end])
+def test_killed_on_the_branch_that_was_begun(tmp_path, fn):
+    expected = fresh.run(fn, tmp_path / "untouched")
+    for iteration in (7, 8, 9, 12, 15):
+        found = again_and_again(fn, tmp_path / str(iteration), tmp_path / f"{iteration}.died", iteration)
+        assert found == expected, f"killed after iteration {iteration}"
+
+
+def test_what_a_handler_asked_for_behind_a_rewind_is_on_the_new_branch(tmp_path):
+    t = make(tmp_path, callbacks=[*recipes.callbacks(), Asks(10, 7, more=True)])
+    t.fit()
+    assert set(t.get(DECAY).values()) == {0.5}
+    assert t.train.edits[0]["batch"] == 7
+    assert 7 in t.history["val.loss"].iterations
+
+
+def test_a_branch_whose_line_cannot_be_written_is_not_begun(tmp_path, monkeypatch):
+    t = make(tmp_path)
+    t.fit(until=dt.At(batch=10))
+    before = state(t)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "begin_branch", full)
+        with pytest.raises(OSError, match="No space"):
+            t.rewind(to=dt.At(batch=4))
+    assert (state(t), t.run.line.branch) == (before, 0)
+    t.close()
+    again = make(tmp_path)
+    assert (again.progress.train.batches, again.run.line.branch) == (10, 0)
+    again.rewind(to=dt.At(batch=4))
+    assert again.progress.train.batches == 4
+
+
+def test_another_runs_checkpoint_is_refused(tmp_path):
+    one, two = make(tmp_path / "one"), make(tmp_path / "two")
+    one.fit(until=dt.At(batch=6))
+    two.fit(until=dt.At(batch=6))
+    other = min((one.run.path / "checkpoints").glob("0*"))
+    with pytest.raises(ValueError, match="it is no checkpoint of"):
+        two.rewind(to=other)
+    with pytest.raises(dt.CheckpointError, match="not all of them digits"):
+        two.checkpoint(tag="000001")
+
+
+def test_what_else_cannot_be_gone_back_by(tmp_path):
+    t = recipes.trainer("multistep", runs=tmp_path, feed="torch", name="torch")
+    t.fit(until=dt.At(batch=3))
+    with pytest.raises(ValueError, match="cannot be edited"):
+        t.rewind(batches=1, skip="last")
+    child = recipes.trainer("multistep", runs=tmp_path, feed="torch", resume=str(t.run.path))
+    with pytest.raises(ValueError, match="no checkpoint"):
+        child.rewind(to=dt.At(batch=1))

@@ -46,6 +46,8 @@ VARIANTS = {
     "decay": heavy_decay,
     "head": another_head,
     "fails": fails,
+    "hooks": hooks,
+    "groups": more_groups,
 }
 
 

@@ -138,9 +138,9 @@ class CheckpointStore:
             raise CheckpointError(f"{self.directory}: each={each}: the info has no number {needed!r}")
         if tag is None:
             return info
-        if not isinstance(tag, str) or not 0 < len(tag) <= _MAX_TAG or not tag.isprintable():
+        if not isinstance(tag, str) or not 0 < len(tag) <= _MAX_TAG or not tag.isprintable() or tag.isdigit():
             raise CheckpointError(
-                f"{self.directory}: tag={tag!r}: expected a name of 1 to {_MAX_TAG} printable characters"
+                f"{self.directory}: tag={tag!r}: expected a name of 1 to {_MAX_TAG} printable characters, not all of them digits"
             )
         return {**info, "tag": tag}
 
@@ -238,6 +238,10 @@ class CheckpointStore:
         """Remove what a process that died left half written or half removed."""
         if self.directory.is_dir():
             _clear(self.directory, list(self.directory.glob(f"{TEMPORARY}*")))
+
+    def discard(self, paths: list[Path]) -> None:
+        """Remove checkpoints that are not to be loaded. Not while one is written."""
+        self._remove(paths)
 
     def _remove(self, old: list[Path]) -> None:
         """Remove checkpoints; their names go first, so that nothing half removed ever has one."""

@@ -126,6 +126,10 @@ def _of_the_kind(path: str, old: Any, value: Any) -> Any:
         return value
     if type(old) is float and type(value) is int:
         return float(value)
+    if type(old) is int and type(value) is float and tree.split(path)[:2] == ["optimizer", "param_groups"]:
+        return (
+            value  # torch's own defaults, such as a weight_decay of 0, are whole numbers of what may be any
+        )
     raise TypeError(
         f"{path}: found {value!r}, a {type(value).__name__}; expected a {type(old).__name__}, as {old!r} is"
     )

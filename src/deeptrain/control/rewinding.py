@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from deeptrain.checkpoint.format import read_checkpoint
 from deeptrain.checkpoint.reading import CorruptCheckpoint
 from deeptrain.control.changes import prepare_edit
-from deeptrain.data.edits import from_plain
+from deeptrain.data.edits import Skip, from_plain
+from deeptrain.data.loader import BatchLoader
 from deeptrain.run.replaced import refuse_replaced
 from deeptrain.run.travel import before, nothing_before
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from deeptrain.checkpoint.keeping import Facts
@@ -53,7 +55,12 @@ class Rewind:
         self._from, self._line = trainer.progress.train.iterations, trainer.run.line
         self._goal = _goal(trainer, value)
         self._starts = self._find_starts()
-        self._skip: list[dict[str, Any]] = list(value.get("skip", ()))
+        skip = value.get("skip", ())
+        if skip and not isinstance(trainer.train, BatchLoader):
+            raise ValueError(
+                f"rewind(skip=...): the order of a {type(trainer.train).__name__} cannot be edited; that of a dt.BatchLoader can"
+            )
+        self._skip: list[dict[str, Any]] = [_newest(trainer)] if skip == "last" else list(skip)
         for each in self._skip:
             from_plain(each["edit"])
         self._with_interventions: bool = value.get("interventions", True)
@@ -136,11 +143,26 @@ class Rewind:
         trainer.run.begin_branch(trainer, self._line_of_start, **told)
         self._let_go()
         trainer.went_back()
-        if self._goal is not None and not self._with_interventions:
-            trainer.retrace(*self._goal)  # another course than before, on the branch that is its own
         line = f"went back from iteration {self._from} to {trainer.progress.train.iterations}, on branch {trainer.run.line.branch}"
         trainer.display.say(line)
         return line
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the branch begins before the point, because what was changed on the way is left out."""
+        return self._goal is not None and not self._with_interventions
+
+    def go_on(self, there: Callable[[], None]) -> None:
+        """Come to the point, where the branch begins before it: by another course than before, and so not as a replay.
+
+        Args:
+            there: Called when it is come to, and before it is saved.
+        """
+        assert self._goal is not None
+        self._trainer.retrace(*self._goal)
+        self._trainer.went_back()
+        there()
+        self._trainer.run.save(self._trainer)
 
     @property
     def _line_of_start(self) -> Line:
@@ -160,6 +182,20 @@ class Rewind:
 
     def _let_go(self) -> None:
         self._checkpoints.store.held = frozenset()
+
+
+def _newest(trainer: Trainer) -> dict[str, Any]:
+    """The edit that passes over the newest batch that was fed."""
+    train, place = trainer.train, trainer.train.position
+    assert isinstance(train, BatchLoader)
+    epoch, batch = (
+        (place.epoch, place.batch - 1)
+        if place.batch
+        else (place.epoch - 1, train.batches_of(place.epoch - 1) - 1)
+    )
+    if epoch < 0:
+        raise ValueError('rewind(skip="last"): no batch was fed yet')
+    return {"epoch": epoch, "edit": Skip(rows=train.rows(epoch, batch)).as_plain()}
 
 
 def _tagged(facts: Facts) -> str:

@@ -32,7 +32,7 @@ from deeptrain.state.progress import Phase, check_version
 from deeptrain.state.tree import VOLATILE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from deeptrain.trainer import Trainer
 
@@ -51,7 +51,7 @@ class Steering:
         self._asked: deque[tuple[Change, Future[str]]] = deque()
         self._again: deque[dict[str, Any]] = deque()
         self._of_handler: list[tuple[Change, Rewind | None]] = []
-        # What a script's changes were that the run has seen: verb and path, and of a rewind the counts at which it was made.
+        # What a script's changes were that the run has seen: verb, path, and the counts at which each was made.
         self._script: list[list[Any]] = []
         self._prompt: list[int] = []  # which numbers a person's had
         self._next = 0  # number of a person's next change in the journal
@@ -117,7 +117,7 @@ class Steering:
         if trainer.progress.train.iterations != self._resumed_at:
             return False
         outstanding = self._script[len(self._script) - self._to_pass :] if self._to_pass else []
-        return any(made[2].get(counter, 0) >= count for made in outstanding if len(made) > 2)  # noqa: PLR2004
+        return any(made[2].get(counter, 0) >= count for made in outstanding)
 
     # ------------------------------------------------------------------ asking
 
@@ -133,6 +133,10 @@ class Steering:
         """
         foreign = threading.get_ident() != trainer.interrupts.thread
         if self._unrecorded and not foreign and trainer.handling is None:
+            if change.verb == "rewind":
+                raise RuntimeError(
+                    "trainer.rewind was called in a variant of a trial, which goes on from the state that it is given"
+                )
             prepared(trainer, change)()
             return "made for the trial"
         if foreign:
@@ -161,25 +165,31 @@ class Steering:
         return future.result()
 
     def _of_a_handler(self, trainer: Trainer, change: Change) -> str:
+        goes_back = any(back is not None for _, back in self._of_handler)
+        if goes_back and change.verb == "rewind":
+            raise RuntimeError(
+                f"trainer.{change}: the handler asked to go back before; once is all that a handler may"
+            )
         make = prepared(trainer, change)  # what cannot be made is the handler's error
         back = Rewind(trainer, change.value) if change.verb == "rewind" else None
         self._of_handler.append((change, back))
         if back is not None:
             back.keep_tip()  # as of a state in which the handler was not called yet: after a crash it asks again
         # The handler may go on by the new order; where it is aborted, the old one is put back.
-        if change.verb == "edit":
+        if change.verb == "edit" and not goes_back:
             make()
             return "made"
         return "will be made when the handler has returned"
 
     @contextlib.contextmanager
     def unrecorded(self) -> Iterator[None]:
-        """Around a trial: what is asked for is made, and is no part of the record."""
-        self._unrecorded = True
+        """Around a trial: what is asked for is made, and is no part of the record; what waits goes on waiting."""
+        again, self._again, self._unrecorded = self._again, deque(), True
         try:
             yield
         finally:
-            self._unrecorded = False
+            self._again, self._unrecorded = again, False
+            self.waiting = bool(again or self._asked)
 
     @contextlib.contextmanager
     def once(self, trainer: Trainer, change: Change) -> Iterator[Call]:
@@ -190,6 +200,9 @@ class Steering:
         Raises:
             RuntimeError: The trainer runs.
         """
+        if self._unrecorded:
+            yield Call(is_new=True, number=None)
+            return
         if trainer.interrupts.running and trainer.handling is None:
             raise RuntimeError(
                 f"trainer.{change} was called while the trainer runs: pause it first, with trainer.pause()"
@@ -200,8 +213,11 @@ class Steering:
             return
         made = [change.verb, change.path, asdict(trainer.progress.train)]
         script, prompt = [*self._script, *([made] if by_script else [])], self._prompt
+        at, again = trainer.progress.train.iterations, self._again.copy()
         yield Call(is_new=True, number=len(self._script) if by_script else None)
         self._script, self._prompt = script, prompt
+        if trainer.progress.train.iterations == at:  # what the journal has of later places is still to come
+            self._again, self.waiting = again, bool(again or self._asked)
 
     def _is_made_already(self, trainer: Trainer, change: Change) -> bool:
         """Whether a script's call is one that the restored state has: the run has not moved since, and has so many.
@@ -280,11 +296,14 @@ class Steering:
     def end_handler(self, trainer: Trainer) -> None:
         """A handler has returned: make what it asked for."""
         changes, self._of_handler = self._of_handler, []
-        for change, back in changes:
+        for number, (change, back) in enumerate(changes):
             if change.verb == "edit":
                 self._record(trainer, change, "callback")
             elif back is not None:
-                self._go_back(trainer, change, "callback", back)
+                # What it asked for after that is part of what the new branch begins with: nobody would ask for it again.
+                then = [more for more, _ in changes[number + 1 :]]
+                self._go_back(trainer, change, "callback", back, then)
+                return
             else:
                 self.make(trainer, change, "callback")
 
@@ -305,7 +324,7 @@ class Steering:
             self._travel(trainer, back, origin, int(entry["number"]))
             return
         if origin == "script":
-            self._script.append([change.verb, change.path])
+            self._script.append([change.verb, change.path, asdict(trainer.progress.train)])
         else:
             self._prompt.append(int(entry["number"]))
         try:
@@ -350,16 +369,20 @@ class Steering:
             trainer.run.save(trainer)  # nothing else would
         return f"made at iteration {at}"
 
-    def _go_back(self, trainer: Trainer, change: Change, origin: str, back: Rewind) -> str:
+    def _go_back(
+        self, trainer: Trainer, change: Change, origin: str, back: Rewind, then: Sequence[Change] = ()
+    ) -> str:
         """Go back, with a line in the record before and one behind."""
         number = self._record(trainer, change, origin)
         try:
-            return self._travel(trainer, back, origin, number)
+            return self._travel(trainer, back, origin, number, then)
         except BaseException:
             trainer.run.note("rejected", number=number, origin=origin)
             raise
 
-    def _travel(self, trainer: Trainer, back: Rewind, origin: str, number: int | None) -> str:
+    def _travel(
+        self, trainer: Trainer, back: Rewind, origin: str, number: int | None, then: Sequence[Change] = ()
+    ) -> str:
         """Go back. Which calls were made before is known behind it too: they are not made again, though the state is older."""
         script, prompt = (
             self._script,
@@ -373,12 +396,25 @@ class Steering:
                 self._script, self._prompt = script, prompt
                 self._again.clear()
                 self._retracing = False
-                return back.arrive(origin=origin, number=number)
+                for change in then:
+                    self._record(trainer, change, origin)
+                    prepared(trainer, change)()
+                if back.is_short and origin == "script":
+                    self._script = script[
+                        :-1
+                    ]  # not made before the point is come to: a script that is run again makes it again
+                told = back.arrive(origin=origin, number=number)
             except BaseException:
                 back.undo()
                 raise
             finally:
                 self._retracing, self.waiting = False, bool(self._asked)
+            if back.is_short:
+                back.go_on(lambda: self._know(script))
+        return told
+
+    def _know(self, script: list[list[Any]]) -> None:
+        self._script = script
 
     def _record(self, trainer: Trainer, change: Change, origin: str, **more: Any) -> int | None:
         """Write a change down before it is made, with its number among those of its origin.
@@ -401,8 +437,7 @@ class Steering:
             return None
         if origin not in RECORDED:
             trainer.run.journal("intervention", number=len(self._script), **entry)
-            made = [asdict(trainer.progress.train)] if change.verb == "rewind" else []
-            self._script.append([change.verb, change.path, *made])
+            self._script.append([change.verb, change.path, asdict(trainer.progress.train)])
             return len(self._script) - 1
         number, self._next = self._next, self._next + 1
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from deeptrain.control.change import Change
 from deeptrain.control.part import TrainerPart
@@ -12,7 +12,7 @@ from deeptrain.control.trial import Trial, kept_in, tried
 from deeptrain.control.trial import keep as write_down
 from deeptrain.data.batch import Batch
 from deeptrain.data.edits import Skip
-from deeptrain.run.forking import fork, forks_of
+from deeptrain.run.forking import fork, forks_of, origin_of
 from deeptrain.state.cadence import At
 from deeptrain.state.progress import Phase
 
@@ -30,7 +30,7 @@ class TimeVerbs(TrainerPart):
         *,
         to: At | str | Path | None = None,
         batches: int | None = None,
-        skip: Batch | Sequence[Batch] = (),
+        skip: Literal["last"] | Batch | Sequence[Batch] = (),
         interventions: bool = True,
     ) -> str:
         """Go back to a point that the run came through, and go on from there on a new branch; what happened stays on the old one.
@@ -43,7 +43,8 @@ class TimeVerbs(TrainerPart):
         Args:
             to: A point of the run, where all that followed from it was through; or a checkpoint of the run: its tag, name or path.
             batches: Instead: go back so many batches.
-            skip: Batches whose rows are passed over, each in its epoch.
+            skip: Batches whose rows are passed over, each in its epoch; "last" is the newest one that was fed, which a script that
+                is run again after a crash can say too, where `trainer.last` is None.
             interventions: False leaves out what people and the script changed between the checkpoint and the point: then the new
                 branch begins at the checkpoint.
 
@@ -57,7 +58,8 @@ class TimeVerbs(TrainerPart):
         Example:
             `trainer.rewind(batches=5, skip=it.batch)`
         """
-        value = _where(to, batches)
+        trainer = self._trainer
+        value = _where(trainer, to, batches)
         if skipped := _skipped(skip):
             if not interventions:
                 raise ValueError(
@@ -66,7 +68,6 @@ class TimeVerbs(TrainerPart):
             value["skip"] = skipped
         if not interventions:
             value["interventions"] = False
-        trainer = self._trainer
         return trainer.steering.ask(trainer, Change("rewind", _in_words(value), value))
 
     def fork(self, name: str) -> Path:
@@ -93,9 +94,20 @@ class TimeVerbs(TrainerPart):
         trainer.refuse_torn()
         run = self._require_run("fork")
         _refuse_handler(trainer, "fork")
+        if run.name.partition("__")[2] == name:
+            raise ValueError(
+                f"fork({name!r}): that is the name of this run, which would go on from the fork then: give another"
+            )
         with trainer.steering.once(trainer, Change("fork", name)) as call:
-            if not call.is_new and (known := forks_of(run, name)):
-                return known[-1][0]
+            known = [
+                path
+                for path, origin in forks_of(run, name)
+                if not call.is_new or origin == origin_of(trainer)
+            ]
+            if (
+                known and call.number is not None
+            ):  # a script's, made before; perhaps the process died right behind it
+                return known[-1]
         trainer.tell("save")
         place = fork(trainer, name)
         trainer.run.journal("forked", at=trainer.progress.train.iterations, path=place.name)
@@ -148,11 +160,12 @@ class TimeVerbs(TrainerPart):
             trial = None if call.is_new or call.number is None else kept_in(trainer, call.number)
         if trial is None:
             trial = tried(trainer, variants, batches)
-            trial = replace(trial, kept=keep(trial) if callable(keep) else keep)
+            kept = keep(trial) if callable(keep) else keep
+            if kept is not None and kept not in variants:
+                raise ValueError(f"try_(keep=...): found {kept!r}, expected one of {list(variants)}, or None")
+            trial = replace(trial, kept=kept)
             write_down(trainer, trial, call.number)
-        if trial.kept is not None:
-            if trial.kept not in variants:
-                raise ValueError(f"try_(keep={trial.kept!r}): expected one of {list(variants)}")
+        if trial.kept is not None and trial.kept in variants:
             variants[trial.kept](trainer)
         return trial
 
@@ -186,7 +199,7 @@ def _refuse_variants(trainer: Trainer, variants: Any, batches: Any, keep: Any) -
         raise ValueError("try_: the run is done; go back first, with trainer.rewind, or ask for more epochs")
 
 
-def _where(to: Any, batches: Any) -> dict[str, Any]:
+def _where(trainer: Trainer, to: Any, batches: Any) -> dict[str, Any]:
     if (to is None) == (batches is None):
         raise ValueError(
             "rewind: expected either to=, a point such as dt.At(epoch=2) or a checkpoint, or batches=, a number of batches"
@@ -197,16 +210,29 @@ def _where(to: Any, batches: Any) -> dict[str, Any]:
         return {"back": batches}
     if isinstance(to, At):
         return {"to": list(to.target)}
-    if isinstance(to, Path):
-        return {"checkpoint": to.name}
+    if isinstance(to, Path) or (isinstance(to, str) and Path(to).is_dir()):
+        return {"checkpoint": _own(trainer, Path(to))}
     if isinstance(to, str):
-        return {"checkpoint": Path(to).name if Path(to).is_dir() else to}
+        return {"checkpoint": to}
     raise TypeError(
         f"rewind(to={to!r}): expected a point such as dt.At(epoch=2), or a checkpoint's tag, name or path"
     )
 
 
-def _skipped(skip: Any) -> list[dict[str, Any]]:
+def _own(trainer: Trainer, path: Path) -> str:
+    """The name of a checkpoint of the trainer's own run."""
+    run = trainer.run.path
+    if run is None or path.resolve().parent != (run / "checkpoints").resolve():
+        raise ValueError(
+            f"rewind(to={str(path)!r}): it is no checkpoint of {run}: another run's state is loaded by trainer.load, or begins a "
+            "run of its own with Trainer(resume=...)"
+        )
+    return path.name
+
+
+def _skipped(skip: Any) -> Literal["last"] | list[dict[str, Any]]:
+    if skip == "last":
+        return "last"
     found = [skip] if isinstance(skip, Batch) else list(skip)
     for batch in found:
         if not isinstance(batch, Batch):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict, defaultdict
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from torch import nn
-
     from deeptrain.trainer import Trainer
 
 VERSION = 1
 LAST = 20  # values of a curve's end that its figure in the table is the mean of
-_TABLES = ("_parameters", "_buffers", "_modules")
 
 
 @dataclass(frozen=True, repr=False)
@@ -170,29 +169,64 @@ def _since(trainer: Trainer, at: int) -> dict[str, Series]:
 
 @contextmanager
 def _put_back(trainer: Trainer, state: dict[str, Any]) -> Iterator[None]:
-    """Put back whatever a variant changes, also what no state holds: layers, losses, plain attributes such as a dropout's p."""
-    learner = vars(trainer.learner)
-    kept = dict(learner)
-    modules = [(module, _contents(module)) for root in trainer.learner.modules() for module in root.modules()]
+    """Put back whatever a variant changes, also what no state holds: layers, losses, hooks, attributes such as a dropout's p."""
+    learner, optimizers = trainer.learner, trainer.learner.optimizers()
+    modules = [module for root in learner.modules() for module in root.modules()]
+    parameters = {id(p): p for module in modules for p in module.parameters(recurse=False)}.values()
+    kept = [_Kept(thing) for thing in (*modules, *optimizers, learner, trainer.handlers)]
+    hooks = [
+        (p, name, copy(getattr(p, name))) for p in parameters for name in _TENSOR_HOOKS if hasattr(p, name)
+    ]
+    epochs = trainer.epochs
     try:
         yield
     finally:
-        for module, contents in modules:
-            _restore(module, contents)
-        learner.clear()
-        learner.update(kept)
+        trainer.epochs = epochs
+        for parameter, name, value in hooks:
+            setattr(parameter, name, value)
+        for each in kept:
+            each.put_back()
         trainer.load_state_dict(copied(state))
 
 
-def _contents(module: nn.Module) -> dict[str, Any]:
-    return {name: dict(value) if name in _TABLES else value for name, value in vars(module).items()}
+_TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+_DEPTH = 3  # of containers in containers: an optimizer's groups hold lists of parameters
 
 
-def _restore(module: nn.Module, contents: dict[str, Any]) -> None:
-    present = vars(module)
-    tables = {name: present[name] for name in _TABLES}
-    for name, table in tables.items():
-        table.clear()
-        table.update(contents[name])
-    present.clear()
-    present.update({**contents, **tables})
+class _Kept:
+    """The attributes of an object as they are now, and what lies in those that are containers."""
+
+    def __init__(self, thing: object) -> None:
+        self._attributes = getattr(thing, "__dict__", {})
+        self._contents = _contents(self._attributes, _DEPTH)
+
+    def put_back(self) -> None:
+        """Make them as they were."""
+        _restore(self._attributes, self._contents)
+
+
+def _contents(container: Any, depth: int) -> Any:
+    """What lies in a container: for each entry the entry itself, and its own contents."""
+    if depth < 0 or type(container) not in _CONTAINERS:
+        return None
+    if isinstance(container, dict):
+        return [(key, value, _contents(value, depth - 1)) for key, value in container.items()]
+    return [(None, value, _contents(value, depth - 1)) for value in container]
+
+
+def _restore(container: Any, contents: Any) -> None:
+    if contents is None:
+        return
+    if isinstance(container, dict):
+        container.clear()
+        container.update({key: value for key, value, _ in contents})
+    elif isinstance(container, set):
+        container.clear()
+        container.update(value for _, value, _ in contents)
+    else:
+        container[:] = [value for _, value, _ in contents]
+    for _, value, below in contents:
+        _restore(value, below)
+
+
+_CONTAINERS = (dict, OrderedDict, defaultdict, list, set)

@@ -145,6 +145,10 @@ class BatchLoader(CursorFeed):
         """Give the rest of the cursor's epoch, moving the cursor along."""
         return _RestOfEpoch(self)
 
+    def batches_of(self, epoch: int) -> int:
+        """Batches in any epoch, by the order as it is edited now; 0 before the first."""
+        return self._plan.batches(epoch) if epoch >= 0 else 0
+
     def rows(self, epoch: int, batch: int) -> RowIds:
         """Give the source's row ids of any batch: int64 of shape `(size,)`; nothing is read.
 

@@ -82,7 +82,7 @@ class Checkpointing:
         with suppress(OSError):  # what waits goes on waiting
             trainer.run.write_journal(NEVER)  # whole up to here, it can mend the history
         # By the loop's own cadence it is saved once all that followed from an iteration is through, and nothing else was done.
-        rests = head or (not trainer.progress.pending and (not wait or self.saved is None))
+        rests = not trainer.progress.pending and (head or not wait or self.saved is None)
         said = about(trainer) | {"head": head, "rest": ended(trainer) if rests else []}
         state = gather(trainer, without_series())
         self._saver.save(state, trainer.history, said, at=at, position=position, tag=tag)

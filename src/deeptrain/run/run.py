@@ -297,10 +297,18 @@ class Run:
         self.line = Line(number) if before is None else before.left_at(at, number=number)
         try:
             self.save(trainer, head=True)
+            self._tell_of_branch(at, **why)
         except BaseException:
-            self.line = left
+            self._leave_branch(left)
             raise
-        self._tell_of_branch(at, **why)
+
+    def _leave_branch(self, left: Line) -> None:
+        """A branch could not be begun: what was saved for it goes, and the run is on the one that it was on."""
+        began, self.line = self.line.branch, left
+        if self.checkpoints is not None:
+            store = self.checkpoints.store
+            store.discard([facts.path for facts in store.facts() if facts.line.branch == began])
+            self.checkpoints.leave()
 
     def _tell_of_branch(self, at: int, **why: Any) -> None:
         assert self._journal is not None

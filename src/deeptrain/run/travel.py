@@ -121,6 +121,8 @@ def before(known: list[Facts], line: Line, counter: str, count: int) -> list[Fac
 
 def nothing_before(known: list[Facts], counter: str, count: int, who: str) -> str:
     """What to say where there is none."""
+    if not known:
+        return f"{who}: nothing was saved in this run yet, so there is no point to go back to: train first"
     there = sorted({int(facts.counts.get(counter, 0)) for facts in known if facts.readable})
     return (
         f"{who}: no checkpoint is left from which to go to {counter}={count}; there are some at {counter} {there}. Keep "
