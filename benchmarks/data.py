@@ -230,7 +230,10 @@ def in_its_own_process(parsed, place, **given):
 def show(name, against, arm, size):
     best = min(against) / min(arm)
     median = statistics.median(one / other for one, other in zip(against, arm, strict=True))
-    print(f"  {name:40s} {size / min(arm) / 1e9:6.2f} GB/s   {best:5.2f} of it, median {median:5.2f}", flush=True)
+    print(
+        f"  {name:40s} {size / min(arm) / 1e9:6.2f} GB/s   {best:5.2f} of it, median {median:5.2f}",
+        flush=True,
+    )
 
 
 def run_all(parsed):
@@ -247,7 +250,9 @@ def run_all(parsed):
         for batch_size in (100, 90_000) if parsed.only in "resume" else ():
             times = sorted(1e3 * seconds for seconds in in_its_own_process(parsed, place, resume=batch_size))
             median = statistics.median(times)
-            print(f"  first of {batch_size} after resuming in 6.4 million: {times[0]:.2f} ms, median {median:.2f}")
+            print(
+                f"  first of {batch_size} after resuming in 6.4 million: {times[0]:.2f} ms, median {median:.2f}"
+            )
 
 
 def main():

@@ -97,7 +97,8 @@ def test_no_batch_of_a_group_shares_memory_with_another():
     for some in stretches(np.random.default_rng(0).permutation(12), 3):
         batch = column.read(joined(some), stretches=some)
         assert np.array_equal(batch.numpy(), values[joined(some)])
-        assert batch._version == 0 and batch.data_ptr() % 64 == 0
+        assert batch._version == 0
+        assert batch.data_ptr() % 64 == 0
         found.append(batch.fill_(-1))
     again = stretches(np.arange(12), 12)[0]
     assert np.array_equal(column.read(joined(again), stretches=again).numpy(), values)

@@ -280,7 +280,9 @@ def test_what_is_read_together_leaves_out_what_is_served_no_more():
     edited = plan.edited(0, 1, Exclude(sets=[3]))
     assert together(edited, 0, 1) == [sorted(set(range(8)) - set(served))]
     assert together(edited, 0, 2) == together(edited, 5, 2) == [list(range(12, 16))]
-    assert [row for batch in (0, 1, 2) for row in edited.rows(0, batch)][4:8] == edited.stretches(0, 1, 100)[0].rows.tolist()
+    assert [row for batch in (0, 1, 2) for row in edited.rows(0, batch)][4:8] == edited.stretches(0, 1, 100)[
+        0
+    ].rows.tolist()
 
 
 def test_a_batch_with_a_row_skipped_in_it_is_no_range():

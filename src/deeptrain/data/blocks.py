@@ -122,9 +122,7 @@ class Blocks:
                 first = which - which % at_once
                 origin, end = begins[first], begins[min(first + at_once, count)]
                 rows = self._block((name, first), compute, origin, end)[low - origin : high - origin]
-                found.append(
-                    Stretch((self, name, which), rows, max(start, low) - low, min(stop, high) - low)
-                )
+                found.append(Stretch((self, name, which), rows, max(start, low) - low, min(stop, high) - low))
         return tuple(found)
 
     def _block(self, key: Hashable, compute: Callable[[RowIds], RowIds], first: int, stop: int) -> RowIds:

@@ -69,6 +69,9 @@ class Feed(Protocol):
     def batch(self, epoch: int, batch: int, iteration: int = 0) -> Batch:
         """Give any batch's piece, without effect on the cursor or on any random stream."""
 
+    def fed(self, epoch: int, batch: int, iteration: int) -> Batch:
+        """Give the piece that was fed last once more, whatever became of its place in the order."""
+
     def iterations(self, epochs: int) -> int | None:
         """Count the pieces of so many epochs from the first on; None where only the outcomes tell."""
 
@@ -268,10 +271,16 @@ class CursorFeed(ABC):
         Raises:
             IndexError: There is no such batch.
         """
-        whole = self._read_alone(epoch, batch)
-        return (
-            whole if self.preprocess is None else self._make_piece(whole, Position(epoch, batch, iteration))
-        )
+        return self._piece_of(self._read_alone(epoch, batch), iteration)
+
+    def _piece_of(self, whole: Batch, iteration: int) -> Batch:
+        if self.preprocess is None:
+            return whole
+        return self._make_piece(whole, Position(whole.epoch, whole.index, iteration))
+
+    def fed(self, epoch: int, batch: int, iteration: int) -> Batch:
+        """Give the piece that was fed last once more, whatever became of its place in the order."""
+        return self.batch(epoch, batch, iteration)
 
     def mark(self) -> Any:
         """Note how the order is edited and where the cursor stands; nothing, where neither can be undone."""

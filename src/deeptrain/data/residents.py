@@ -28,7 +28,9 @@ class Residents:
         self._most = most
         self._count = count
         self._held: dict[Key, Future[torch.Tensor]] = {}
-        self._sizes: dict[Key, int] = {}  # bytes of what is read and may go, from the oldest use to the newest
+        self._sizes: dict[
+            Key, int
+        ] = {}  # bytes of what is read and may go, from the oldest use to the newest
         self._newest: tuple[Key, torch.Tensor] | None = None  # asked for again and again: no lock, no future
         self._kept: set[Key] = set()
         self._lock = threading.Lock()
