@@ -48,6 +48,7 @@ RECIPES = {
     "stateful": {"scheduler": "multistep", "feed": "stateful"},
     "iterable": {"scheduler": "plateau", "feed": "iterable"},
     "windows": {"scheduler": "onecycle", "preprocess": "windows"},
+    "dropped": {"scheduler": "epochs", "preprocess": "dropped"},
     "repeat": {"scheduler": "onecycle", "preprocess": "repeat"},
     "until": {"scheduler": "multistep", "preprocess": "until"},
     "steered": {"scheduler": "multistep", "steered": True},
@@ -69,7 +70,7 @@ CASES = [("onecycle", start, 4) for start in range(4)]
 CASES += [(name, 0, 6) for name in ("multistep", "plateau", "epochs", "torch_loader")]
 CASES += [("dataset", 0, 9), ("stateful", 0, 6), ("iterable", 0, 9), ("dataset_workers", 20, 40)]
 CASES += [("steered", 0, 6), ("scheduled", 0, 2), ("scheduled", 1, 2)]
-CASES += [("windows", 0, 3), ("repeat", 0, 6), ("until", 0, 6), ("workers", 20, 40)]
+CASES += [("windows", 0, 3), ("dropped", 0, 4), ("repeat", 0, 6), ("until", 0, 6), ("workers", 20, 40)]
 
 
 @pytest.mark.parametrize(("name", "start", "stride"), CASES)

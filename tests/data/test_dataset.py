@@ -20,8 +20,9 @@ from torch.utils.data import (
 )
 
 from deeptrain.data.batch import Batch
+from deeptrain.data.cursor import CursorFeed
 from deeptrain.data.dataset import FromDataset, StreamingSource, inputs_and_targets
-from deeptrain.data.feed import CursorFeed, Position
+from deeptrain.data.feed import Position
 from deeptrain.data.loader import BatchLoader
 from deeptrain.data.running import Running
 from deeptrain.data.seeded import Work

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from deeptrain.data.cursor import CursorFeed
 from deeptrain.data.edits import BatchSize, Exclude, Repeat, Skip
-from deeptrain.data.feed import CursorFeed, Position
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from deeptrain.data.batch import Batch, RowIds, SetTable
     from deeptrain.data.edits import Edit
+    from deeptrain.data.feed import Position
     from deeptrain.data.plan import Plan
     from deeptrain.data.preprocess import Preprocessor
 
@@ -205,7 +206,7 @@ class EditedFeed(CursorFeed):
 
     def advance(self, *, whole: bool = True) -> bool:
         """Move past the batch at the cursor, or past its present piece alone. See `CursorFeed.advance`."""
-        self._last, self._replaced = self._position[:2], None
+        self._last, self._replaced = (self._position.epoch, self._known_fed()), None
         return super().advance(whole=whole)
 
     def fed(self, epoch: int, batch: int, iteration: int) -> Batch:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from deeptrain.data.batch import Batch, SetTable
+from deeptrain.data.cursor import CursorFeed
 from deeptrain.data.dataset import inputs_and_targets
-from deeptrain.data.feed import CursorFeed, Position
+from deeptrain.data.feed import Position
 from deeptrain.integrations.progress import walking_bar, warn_of_walking
 from deeptrain.integrations.walk import Mark, Pulled, Walk
 
