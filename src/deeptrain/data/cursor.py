@@ -135,16 +135,14 @@ class CursorFeed(ABC):
 
     def _at(self, epoch: int, batch: int) -> Batch:
         """Give a batch at the cursor or soon behind it; read once, and then held until the cursor moves."""
-        place = epoch, batch
         for held in (self._held, self._behind):
-            if held is not None and held.position[:2] == place and held.is_unchanged():
+            if held is not None and held.position[:2] == (epoch, batch) and held.is_unchanged():
                 return held.batch
-        found = self._read(epoch, batch)
-        held = _Held(Position(epoch, batch), found, edits_of(found))
-        if place == self._position[:2]:
-            self._held = held
+        found, position = self._read(epoch, batch), self._position
+        if position[:2] == (epoch, batch):
+            self._held = _Held(position, found, edits_of(found))
         else:
-            self._behind = held
+            self._behind = _Held(Position(epoch, batch), found, edits_of(found))
         return found
 
     def _fed_at(self, position: Position) -> int:
@@ -231,14 +229,15 @@ class CursorFeed(ABC):
         Returns:
             True if that ended the epoch; the cursor then stands at the start of the next one.
         """
-        position = epoch, batch, iteration = self._position
+        position = self._position
+        epoch, batch, iteration = position
         if not whole:
             self._position = Position(epoch, batch, iteration + 1)
             return False
-        if self._next is not None and self._next[0] is position:
-            following = self._next[1]
-        else:
-            following = self._known_fed() + 1
+        following = batch + 1
+        if self._fed is not None:  # batches without pieces may be around
+            looked = self._next
+            following = self._known_fed() + 1 if looked is None or looked[0] is not position else looked[1]
         ended = following >= self._batches_in(epoch)
         self.passed = following - batch
         self._position = Position(epoch + 1, 0) if ended else Position(epoch, following)

@@ -206,7 +206,9 @@ class EditedFeed(CursorFeed):
 
     def advance(self, *, whole: bool = True) -> bool:
         """Move past the batch at the cursor, or past its present piece alone. See `CursorFeed.advance`."""
-        self._last, self._replaced = (self._position.epoch, self._known_fed()), None
+        self._last, self._replaced = self._position[:2], None
+        if self._fed is not None:
+            self._last = self._position.epoch, self._known_fed()
         return super().advance(whole=whole)
 
     def fed(self, epoch: int, batch: int, iteration: int) -> Batch:
