@@ -46,7 +46,9 @@ EDITS = st.one_of(
     st.dictionaries(st.integers(0, 12), EDITS, max_size=3),
     st.integers(0, 20),
 )
-def test_a_batch_holds_the_rows_that_the_order_names(sizes, shuffle, last, batch_size, group, edits, stop):
+def test_a_batch_holds_the_rows_that_the_order_names(  # noqa: PLR0917 - one for each strategy
+    sizes, shuffle, last, batch_size, group, edits, stop
+):
     options = {"batch_size": min(batch_size, sum(sizes)), "shuffle": shuffle, "last": last, "group": group}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         values = stored(Path(folder), sizes)
