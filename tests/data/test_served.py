@@ -6,10 +6,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deeptrain import BatchLoader, Files
+from deeptrain.data.buffers import Buffers
 from deeptrain.data.order import LASTS, SHUFFLES
 
 
@@ -75,3 +78,27 @@ def test_a_batch_holds_the_rows_that_the_order_names(  # noqa: PLR0917 - one for
         if not edits and last != "drop" and whole.position.epoch == 2:
             assert sorted(found) == sorted([*range(len(values))] * 2)
         whole.close()
+
+
+class Locked(Buffers):
+    """Stands in for page-locked memory where there is no device: remembers what it lent."""
+
+    def __init__(self):
+        super().__init__()
+        self.lent = []
+
+    def take(self, shape, dtype):
+        self.lent.append(torch.empty(shape, dtype=dtype))
+        return self.lent[-1]
+
+
+@pytest.mark.parametrize("shuffle", SHUFFLES)
+def test_a_batch_lies_in_locked_memory_where_that_is_wanted(tmp_path, shuffle):
+    values = stored(tmp_path, [8, 8, 8, 8])
+    pinning = loader(tmp_path, batch_size=4, shuffle=shuffle, group=2)
+    pinning._buffers = Locked()
+    pinning._buffers.pin = True
+    for batch in pinning:
+        lent = {tensor.data_ptr() for tensor in pinning._buffers.lent}
+        assert {batch.inputs.data_ptr(), batch.targets.data_ptr()} <= lent
+        assert np.array_equal(batch.inputs.numpy(), values[batch.rows])

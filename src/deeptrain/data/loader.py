@@ -260,7 +260,9 @@ class BatchLoader(EditedFeed):
         if self._streaming is not None:
             return self._streaming.read_batch(self._seed(), Work.of(epoch, batch, rows))
         if self._stored is not None:
-            return self._stored.read_stored(rows, span, stretches, self._buffers.take, near=near)
+            found = self._stored.read_stored(rows, span, stretches, self._buffers.take, near=near)
+            # A batch may be a piece of what was read together, and that lies in memory which is not page-locked.
+            return map_tensors(found, self._buffers.pinned) if self._buffers.pin else found
         if self._ranges is not None and span is not None:
             return self._ranges.read_range(*span)
         return self.source.read(rows)
