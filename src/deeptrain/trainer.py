@@ -441,7 +441,7 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
             self.put_handlers(names, self._event())
         if follow or self.schedule.entries:
             tasks = [Task(kind) for kind in follow]
-            self.progress.pending.extend(self.schedule.put_between(tasks, done, moved))
+            self.progress.pending.extend(self.schedule.put_between(tasks, done, moved, passed))
 
     def _event(self) -> Event:
         batch, outcome, figures, coincides = self._last

@@ -118,6 +118,16 @@ def test_an_occasion_that_falls_on_it_is_not_missed(every):
     assert trainer.progress.validation.passes == passes
 
 
+def test_what_is_scheduled_for_it_is_not_missed():
+    trainer, called = judged(uneven([1, 2, 12, 3, 4, 7, 2]), None), []
+    for batch in (1, 4, 5, 6, 13):
+        trainer.at(
+            dt.At(batch=batch), lambda t, batch=batch: called.append((batch, t.progress.train.batches))
+        )
+    trainer.fit()
+    assert called == [(1, 5), (4, 5), (5, 5), (6, 7), (13, 14)]
+
+
 def test_it_is_passed_over_in_validation():
     trainer = judged(uneven([6, 7]), uneven([2, 8, 3, 12, 1]), epochs=1)
     trainer.fit()
