@@ -392,8 +392,9 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
             epoch_ended = self.train.advance(whole=ends_batch)
             if ends_batch:
                 moved = BATCH_END
-                done.batches += 1
-                self.learner.end_batch()
+                done.batches += self.train.passed
+                for _ in range(self.train.passed):
+                    self.learner.end_batch()
             if epoch_ended:
                 moved = EPOCH_END
                 done.epochs += 1
@@ -433,13 +434,14 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
     ) -> None:
         """Put on the list what follows from a commit, in the one order that there is."""
         done, names = self.progress.train, _ENDS[moved]
-        follow = [kind for kind, due in self._dues if due(done, moved)] if self._dues else ()
+        passed = self.train.passed
+        follow = [kind for kind, due in self._dues if due(done, moved, passed)] if self._dues else ()
         self._last = (batch, outcome, figures, (*names, *follow))
         if self._heard or moved is EPOCH_END:
             self.put_handlers(names, self._event())
         if follow or self.schedule.entries:
             tasks = [Task(kind) for kind in follow]
-            self.progress.pending.extend(self.schedule.put_between(tasks, done, moved))
+            self.progress.pending.extend(self.schedule.put_between(tasks, done, moved, passed))
 
     def _event(self) -> Event:
         batch, outcome, figures, coincides = self._last

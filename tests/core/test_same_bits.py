@@ -1,5 +1,7 @@
 """Interrupted after every transition, saved, continued in a new process: always the same final bits."""
 
+import warnings
+
 import pytest
 
 import deeptrain as dt
@@ -46,6 +48,7 @@ RECIPES = {
     "stateful": {"scheduler": "multistep", "feed": "stateful"},
     "iterable": {"scheduler": "plateau", "feed": "iterable"},
     "windows": {"scheduler": "onecycle", "preprocess": "windows"},
+    "dropped": {"scheduler": "epochs", "preprocess": "dropped"},
     "repeat": {"scheduler": "onecycle", "preprocess": "repeat"},
     "until": {"scheduler": "multistep", "preprocess": "until"},
     "steered": {"scheduler": "multistep", "steered": True},
@@ -67,7 +70,7 @@ CASES = [("onecycle", start, 4) for start in range(4)]
 CASES += [(name, 0, 6) for name in ("multistep", "plateau", "epochs", "torch_loader")]
 CASES += [("dataset", 0, 9), ("stateful", 0, 6), ("iterable", 0, 9), ("dataset_workers", 20, 40)]
 CASES += [("steered", 0, 6), ("scheduled", 0, 2), ("scheduled", 1, 2)]
-CASES += [("windows", 0, 3), ("repeat", 0, 6), ("until", 0, 6), ("workers", 20, 40)]
+CASES += [("windows", 0, 3), ("dropped", 0, 4), ("repeat", 0, 6), ("until", 0, 6), ("workers", 20, 40)]
 
 
 @pytest.mark.parametrize(("name", "start", "stride"), CASES)
@@ -156,3 +159,44 @@ def test_killed_right_after_an_edit(tmp_path, after):
     with pytest.raises(EOFError):
         fresh.run(finish, tmp_path / "killed", **recipe)
     assert fresh.run(finish, tmp_path / "killed", **recipe) == expected
+
+
+class MovesBack(dt.Callback):
+    """Moves the cursor back in one of its handlers, and edits the order there, so that the batch just fed is no more."""
+
+    def __init__(self, edit):
+        self.edit = edit
+
+    def on_train_batch_end(self, trainer, event):
+        if event.iteration == 6:
+            trainer.train.seek(epoch=0, batch=1)
+            self.edit(trainer.train)
+
+
+MOVED_BACK = {
+    "fewer batches": lambda train: train.set_batch_size(30),
+    "other batches": lambda train: train.exclude(rows=range(10, 30)),
+    "twice": lambda train: (train.set_batch_size(9), train.seek(epoch=0), train.skip(batches=1)),
+}
+
+
+def moved_back(runs, edit, safe_points):
+    """Go so many safe points further, or to the end, with callbacks that are told after one that moves back."""
+    callbacks = [MovesBack(MOVED_BACK[edit]), *recipes.callbacks()]
+    t = recipes.trainer("multistep", runs=runs, name="r", callbacks=callbacks)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the edits that were made behind batch")
+        if safe_points is None:
+            t.fit()
+        elif not recipes.advance(t, safe_points):
+            t.run.save(t)
+    t.close()
+    return summary(t)
+
+
+@pytest.mark.parametrize("edit", MOVED_BACK)
+def test_handlers_are_told_of_the_batch_that_was_fed_whatever_became_of_its_place(edit, tmp_path):
+    expected = fresh.run(moved_back, tmp_path / "untouched", edit, None)
+    for stop in range(20, 31):
+        fresh.run(moved_back, tmp_path / str(stop), edit, stop)
+        assert fresh.run(moved_back, tmp_path / str(stop), edit, None) == expected, f"stopped after {stop}"

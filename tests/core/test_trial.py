@@ -40,6 +40,24 @@ def fails(trainer):
     raise RuntimeError("as planned")
 
 
+def hooks(trainer):
+    model = trainer.learner.model
+    model.register_forward_hook(lambda module, inputs, output: output * 2)
+    model.head.weight.register_hook(lambda gradient: gradient * 3)
+    trainer.learner.optimizer.register_step_pre_hook(lambda *_: 1 / 0)
+
+
+def more_groups(trainer):
+    trainer.learner.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(2))]})
+    trainer.learner.metrics.clear()
+    trainer.epochs = 1
+    trainer.handlers.calls["train_iter_end"].clear()
+
+
+def goes_back(trainer):
+    trainer.rewind(batches=1)
+
+
 VARIANTS = {
     "as it is": lambda trainer: None,
     "no dropout": no_dropout,
@@ -48,6 +66,7 @@ VARIANTS = {
     "fails": fails,
     "hooks": hooks,
     "groups": more_groups,
+    "back": goes_back,
 }
 
 
@@ -85,7 +104,10 @@ def test_a_trial_leaves_everything_as_it_was(tmp_path, point):
     assert sorted((t.run.path / "checkpoints").iterdir()) == checkpoints
     assert len(list(read_journal(t.run.path / "journal.jsonl"))) == lines + 1
     assert trial.curves["as it is"]["train.loss"].values.tolist() == losses[trial.at : trial.at + 3]
-    assert trial.failed == {"fails": "RuntimeError: as planned"}
+    assert trial.failed.pop("fails") == "RuntimeError: as planned"
+    assert trial.failed.pop("hooks").startswith("ZeroDivisionError")
+    assert trial.failed.pop("back").startswith("RuntimeError: trainer.rewind was called in a variant")
+    assert not trial.failed
     assert seen._told == list(range(1, trial.at + 1))
     t.fit()
     t.close()

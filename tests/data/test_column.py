@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deeptrain.data.blocks import Stretch, joined
 from deeptrain.data.buffers import SMALL, Buffers
 from deeptrain.data.column import Column
 from deeptrain.data.errors import DataError
@@ -53,13 +54,19 @@ def test_rows_are_those_asked_for(sizes, whole, dtype, few, data):
     start = data.draw(st.integers(0, sum(sizes) - 1))
     stop = data.draw(st.integers(start + 1, sum(sizes)))
     assert np.array_equal(column.read_range(start, stop).numpy(), values[start:stop])
-    cut = data.draw(st.integers(1, len(sizes)))
-    order = data.draw(st.permutations(range(len(sizes))))
-    groups = tuple(tuple(group) for group in (order[:cut], order[cut:]) if group)
-    assert np.array_equal(column.read(rows, groups=groups).numpy(), values[rows])
-    within = rows[np.isin(np.searchsorted(np.cumsum(sizes), rows, side="right"), groups[0])]
-    if len(within):
-        assert np.array_equal(column.read(within, groups=groups[:1]).numpy(), values[within])
+    mixed = np.array(data.draw(st.permutations(range(sum(sizes)))), np.int64)
+    cut = data.draw(st.integers(0, sum(sizes)))
+    halves = [half for half in (mixed[:cut], mixed[cut:]) if len(half)]
+    # The end of one and the beginning of the next, as a batch between two groups has them, and rows that pad it.
+    first = data.draw(st.integers(0, len(halves[0]) - 1))
+    stretches = [Stretch("one", halves[0], first, len(halves[0]))]
+    if len(halves) > 1:
+        stretches.append(Stretch("two", halves[1], 0, data.draw(st.integers(1, len(halves[1])))))
+    for _ in range(2):
+        asked = np.concatenate([joined(stretches), rows])
+        assert np.array_equal(column.read(asked, stretches=tuple(stretches)).numpy(), values[asked])
+        asked = joined(stretches[:1])
+        assert np.array_equal(column.read(asked, stretches=tuple(stretches[:1])).numpy(), values[asked])
 
 
 def test_what_must_be_read_whole_is_read_once():
@@ -70,19 +77,39 @@ def test_what_must_be_read_whole_is_read_once():
     assert [part.reads for part in made] == [1, 1]
 
 
+def stretches(rows, size, name="group"):
+    """Cut some rows into batches."""
+    return [(Stretch(name, rows, at, at + size),) for at in range(0, len(rows), size)]
+
+
 def test_a_group_is_read_once_for_all_of_its_batches():
     made, values = parts([6, 6, 6])
     column = Column(made, few=0)
-    for rows in np.random.default_rng(0).permutation(18).reshape(-1, 3):
-        assert np.array_equal(column.read(rows, groups=((2, 0, 1),)).numpy(), values[rows])
+    for some in stretches(np.random.default_rng(0).permutation(18), 3):
+        assert np.array_equal(column.read(joined(some), stretches=some).numpy(), values[joined(some)])
     assert [part.reads for part in made] == [1, 1, 1]
+
+
+def test_no_batch_of_a_group_shares_memory_with_another():
+    made, values = parts([6, 6])
+    column = Column(made, few=0)
+    found = []
+    for some in stretches(np.random.default_rng(0).permutation(12), 3):
+        batch = column.read(joined(some), stretches=some)
+        assert np.array_equal(batch.numpy(), values[joined(some)])
+        assert batch._version == 0
+        assert batch.data_ptr() % 64 == 0
+        found.append(batch.fill_(-1))
+    again = stretches(np.arange(12), 12)[0]
+    assert np.array_equal(column.read(joined(again), stretches=again).numpy(), values)
 
 
 def test_a_group_without_room_in_memory_is_picked_from_row_by_row():
     made, values = parts([6, 6])
     column = Column(made, memory=64, few=0)
     rows = np.array([11, 0, 5])
-    assert np.array_equal(column.read(rows, groups=((0, 1),)).numpy(), values[rows])
+    some = (Stretch("group", np.array([1, 11, 0, 5, 2]), 1, 4),)
+    assert np.array_equal(column.read(rows, stretches=some).numpy(), values[rows])
     assert max(part.reads for part in made) > 1
 
 
@@ -108,8 +135,19 @@ def test_few_groups_are_kept():
     made, _ = parts([6, 6, 6, 6, 6])
     column = Column(made, few=0)
     for group in (0, 1, 2, 3, 4, 0):
-        column.read(np.array([6 * group + 3, 6 * group]), groups=((group,),))
+        some = stretches(np.arange(6 * group, 6 * group + 6), 2, group)[group == 0 and made[0].reads]
+        column.read(joined(some), stretches=some)
     assert [part.reads for part in made] == [2, 1, 1, 1, 1]
+
+
+def test_of_sets_that_are_kept_groups_are_made_without_reading():
+    made, values = parts([6, 6])
+    column = Column(made, few=0)
+    column.keep([0, 1])
+    for name in range(3):
+        for some in stretches(np.random.default_rng(name).permutation(12), 4, name):
+            assert np.array_equal(column.read(joined(some), stretches=some).numpy(), values[joined(some)])
+    assert [part.reads for part in made] == [1, 1]
 
 
 def test_other_shapes_and_dtypes_are_refused():

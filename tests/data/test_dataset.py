@@ -9,19 +9,20 @@ import signal
 import numpy as np
 import pytest
 import torch
+from tests.support import samples
+from tests.support.samples import noisy_collate, plain, seen, streams
 from torch.utils.data import (
     ConcatDataset,
     DataLoader,
-    Dataset,
     IterableDataset,
     Subset,
     TensorDataset,
-    default_collate,
 )
 
 from deeptrain.data.batch import Batch
+from deeptrain.data.cursor import CursorFeed
 from deeptrain.data.dataset import FromDataset, StreamingSource, inputs_and_targets
-from deeptrain.data.feed import CursorFeed, Position
+from deeptrain.data.feed import Position
 from deeptrain.data.loader import BatchLoader
 from deeptrain.data.running import Running
 from deeptrain.data.seeded import Work
@@ -33,32 +34,13 @@ ROWS = 11
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 
-class Augmented(Dataset):
-    """Samples that draw from all three global streams."""
-
+class Augmented(samples.Augmented):
     def __init__(self, rows=ROWS):
-        self.rows = rows
-        self.fail_at = None
-        self.error = OSError("unreadable")
-
-    def __len__(self):
-        return self.rows
-
-    def __getitem__(self, index):
-        if index == self.fail_at:
-            raise self.error
-        drawn = [random.random(), np.random.rand(), torch.rand(()).item()]
-        return torch.tensor([index, *drawn], dtype=torch.float64), index
+        super().__init__(rows)
 
 
-class Bulk(Augmented):
-    def __getitems__(self, indices):
-        return [(torch.rand(2, dtype=torch.float64) + index, index) for index in indices]
-
-
-def noisy_collate(samples):
-    inputs, targets = default_collate(samples)
-    return inputs + torch.rand(()).item() + random.random() + np.random.rand(), targets
+class Bulk(Augmented, samples.Bulk):
+    pass
 
 
 class Streaming(CursorFeed):
@@ -108,23 +90,6 @@ class Streaming(CursorFeed):
 def source(dataset=None, workers=0, **settings):
     context = "fork" if workers else None
     return FromDataset(dataset or Augmented(), workers=workers, context=context, **settings)
-
-
-def plain(batch):
-    return batch.epoch, batch.index, batch.rows.tolist(), batch.inputs.tolist(), batch.targets.tolist()
-
-
-def seen(feed, until=2):
-    out = []
-    while feed.position.epoch < until:
-        out.append(plain(feed.fetch()))
-        feed.advance()
-    feed.close()
-    return out
-
-
-def streams():
-    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
 
 def test_it_is_a_source_that_streams():

@@ -6,13 +6,14 @@ import random
 import warnings
 from contextlib import contextmanager
 
-import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
+from tests.support import samples
+from tests.support.samples import drawn, plain, seen, streams
+from torch.utils.data import DataLoader, IterableDataset, Sampler, get_worker_info
 
 from deeptrain.data import Arrays, BatchLoader, Feed
-from deeptrain.integrations import progress
+from deeptrain.data.progress import progress_bar
 from deeptrain.integrations.iterable_loader import IterableFeed
 from deeptrain.integrations.stateful_loader import StatefulFeed
 from deeptrain.integrations.torch_loader import TorchFeed, as_feed
@@ -26,21 +27,9 @@ pytestmark = [
 ]
 
 
-def drawn():
-    return [random.random(), np.random.rand(), torch.rand(()).item()]
-
-
-class Augmented(Dataset):
-    """Samples that draw from all three global streams."""
-
+class Augmented(samples.Augmented):
     def __init__(self, rows=10):
-        self.rows = rows
-
-    def __len__(self):
-        return self.rows
-
-    def __getitem__(self, index):
-        return torch.tensor([index, *drawn()], dtype=torch.float64), index
+        super().__init__(rows)
 
 
 class Calm(Augmented):
@@ -175,23 +164,6 @@ PLAIN = {
     ),
 }
 ALL = STATEFUL | PLAIN
-
-
-def plain(batch):
-    return batch.epoch, batch.index, batch.rows.tolist(), batch.inputs.tolist(), batch.targets.tolist()
-
-
-def seen(feed, until=2):
-    out = []
-    while feed.position.epoch < until:
-        out.append(plain(feed.fetch()))
-        feed.advance()
-    feed.close()
-    return out
-
-
-def streams():
-    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
 
 @contextmanager
@@ -360,8 +332,8 @@ def test_a_plain_iterable_is_walked_with_a_warning_and_a_bar(monkeypatch, capsys
 
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    with progress.walking_bar(2) as moved:
-        moved()
+    with progress_bar("walking to the position", 2, "batches") as moved:
+        moved(1)
     assert "walking to the position" in capsys.readouterr().err
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deeptrain.data.blocks import joined
 from deeptrain.data.edits import BatchSize, Exclude, Repeat, Skip
 from deeptrain.data.order import LASTS, SHUFFLES, Order
 from deeptrain.data.plan import Plan
@@ -31,6 +32,11 @@ def served(plan, epoch, start=0):
 def restored(plan):
     plain = json.loads(json.dumps({"settings": plan.settings(), "edits": plan.edits}))
     return Plan(sizes_of(plan), **plain["settings"], edits=plain["edits"])
+
+
+def settled(plan, epoch, batch):
+    """The place itself, or the beginning of the next epoch if nothing is left of this one."""
+    return (epoch, batch) if batch < plan.batches(epoch) else (epoch + 1, 0)
 
 
 def sizes_of(plan):
@@ -81,7 +87,7 @@ class Walk:
 
     def go(self, batches):
         for _ in range(batches):
-            self.epoch, self.batch = self.plan.settle(self.epoch, self.batch + 1)
+            self.epoch, self.batch = settled(self.plan, self.epoch, self.batch + 1)
             assert self.batch < self.plan.batches(self.epoch)
 
     def edit(self, edit):
@@ -101,7 +107,7 @@ class Walk:
         if not anew and before.settings()["last"] != "drop":
             assert served(after, *place) == self.rest(before, edit)
         self.plan = after
-        self.epoch, self.batch = after.settle(*place)
+        self.epoch, self.batch = settled(after, *place)
 
     def rest(self, before, edit):
         rest = served(before, self.epoch, self.batch)
@@ -156,6 +162,7 @@ def test_what_is_told_of_each_batch(data):
         walk.edit(edit_of(data.draw, walk.plan))
         walk.go(data.draw(st.integers(0, 5)))
     plan, epoch = walk.plan, walk.epoch
+    stops, known = np.cumsum(sizes_of(plan)), {}
     for batch in range(plan.batches(epoch)):
         rows, size = plan.rows(epoch, batch), plan.batch_size(epoch, batch)
         assert 1 <= len(rows) <= size
@@ -165,14 +172,17 @@ def test_what_is_told_of_each_batch(data):
             assert walk.excluded.isdisjoint(rows.tolist())
         span = plan.span(epoch, batch)
         assert span is None or rows.tolist() == list(range(*span))
-        drawn = {int(which) for which in np.searchsorted(np.cumsum(sizes_of(plan)), rows, side="right")}
-        groups = plan.groups(epoch, batch)
-        if plan.settings()["shuffle"] == "samples":
-            assert drawn <= set(itertools.chain(*groups))
-            assert all(drawn & set(group) for group in groups)
-            assert all(len(group) <= plan.settings()["group"] for group in groups)
-        else:
-            assert groups == ()
+        stretches = plan.stretches(epoch, batch, 1000)
+        assert stretches == () or plan.settings()["shuffle"] == "samples"
+        if stretches:
+            assert joined(stretches).tolist() == rows[: len(rows) - plan.padded(epoch, batch)].tolist()
+            assert plan.stretches(epoch, batch, 0) == ()
+        for one in stretches:
+            assert known.setdefault(one.name, one.rows.tolist()) == one.rows.tolist()
+            assert len(set(np.searchsorted(stops, one.rows, side="right"))) <= plan.settings()["group"]
+    # What is read together is served, each row once, however the epoch was edited.
+    for one in known.values():
+        assert len(set(one)) == len(one)
 
 
 @settings(max_examples=60, deadline=None)
@@ -208,7 +218,7 @@ def test_a_batch_size_at_an_epochs_beginning_shuffles_whole_batches():
 def test_skipped_rows_come_back_in_the_next_epoch_and_excluded_ones_do_not():
     plan = Plan([4, 4], batch_size=3).edited(0, 1, Skip(sets=[1])).edited(0, 1, Exclude(rows=[0, 3]))
     assert batches(plan, 0) == [[0, 1, 2]]
-    assert plan.settle(0, 1) == (1, 0)
+    assert plan.batches(0) == 1
     assert batches(plan, 1) == [[1, 2, 4], [5, 6, 7]]
     assert plan.span(1, 0) is None
     assert plan.span(1, 1) == (5, 8)
@@ -253,22 +263,26 @@ def test_a_skipped_row_does_not_pad():
 def test_an_epoch_may_be_left_empty_and_filled_again():
     plan = Plan([6], batch_size=2).edited(3, 0, Skip(sets=[0]))
     assert plan.batches(3) == 0
-    assert plan.settle(3, 0) == (4, 0)
     with pytest.raises(IndexError, match="edits left no batch in this epoch; the next one is in epoch 4"):
         plan.rows(3, 0)
     assert batches(plan.edited(3, 0, Repeat(rows=[5, 4, 3])), 3) == [[5, 4], [3]]
 
 
-def test_groups_leave_out_what_is_excluded_by_now():
+def test_what_is_read_together_leaves_out_what_is_served_no_more():
     plan = Plan([4, 0, 4, 4, 4], batch_size=4, shuffle="samples", group=3, shuffle_sets=False)
-    assert plan.groups(0, 0) == ((0, 2),)
-    assert plan.groups(0, 2) == ((3, 4),)
-    assert plan.edited(0, 1, Exclude(sets=[3])).groups(0, 2) == ((4,),)
-    plan = plan.edited(0, 3, Exclude(sets=[3]))
-    assert all(
-        3 in plan.groups(0, batch)[0] for batch in (2,) if {8, 9, 10, 11} & set(plan.rows(0, batch).tolist())
-    )
-    assert plan.groups(5, 2) == ((4,),)
+
+    def together(plan, epoch, batch):
+        return [sorted(one.rows.tolist()) for one in plan.stretches(epoch, batch, 100)]
+
+    assert together(plan, 0, 0) == [list(range(8))]
+    assert together(plan, 0, 2) == [list(range(8, 16))]
+    served = plan.rows(0, 0).tolist()
+    edited = plan.edited(0, 1, Exclude(sets=[3]))
+    assert together(edited, 0, 1) == [sorted(set(range(8)) - set(served))]
+    assert together(edited, 0, 2) == together(edited, 5, 2) == [list(range(12, 16))]
+    assert [row for batch in (0, 1, 2) for row in edited.rows(0, batch)][4:8] == edited.stretches(0, 1, 100)[
+        0
+    ].rows.tolist()
 
 
 def test_a_batch_with_a_row_skipped_in_it_is_no_range():

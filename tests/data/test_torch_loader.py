@@ -7,16 +7,16 @@ import signal
 import numpy as np
 import pytest
 import torch
+from tests.support import samples
+from tests.support.samples import noisy_collate, streams
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
-    Dataset,
     IterableDataset,
     RandomSampler,
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
-    default_collate,
     get_worker_info,
     random_split,
 )
@@ -25,33 +25,13 @@ from deeptrain.data import Arrays, BatchLoader, Feed
 from deeptrain.integrations.torch_loader import TorchFeed, as_feed
 
 
-class Augmented(Dataset):
-    """Samples that draw from all three global streams."""
-
+class Augmented(samples.Augmented):
     def __init__(self, rows=20):
-        self.rows = rows
-        self.fail_at = None
-        self.error = OSError("unreadable")
-
-    def __len__(self):
-        return self.rows
-
-    def __getitem__(self, index):
-        if index == self.fail_at:
-            raise self.error
-        return torch.tensor(
-            [index, random.random(), np.random.rand(), torch.rand(()).item()], dtype=torch.float64
-        ), index
+        super().__init__(rows)
 
 
-class Bulk(Augmented):
-    def __getitems__(self, indices):
-        return [(torch.rand(2) + index, index) for index in indices]
-
-
-def noisy_collate(samples):
-    inputs, targets = default_collate(samples)
-    return inputs + torch.rand(()).item() + random.random() + np.random.rand(), targets
+class Bulk(Augmented, samples.Bulk):
+    pass
 
 
 def loader(dataset=None, workers=0, **settings):
@@ -64,19 +44,7 @@ def loader(dataset=None, workers=0, **settings):
 
 def seen(feed, epochs=1):
     """The rest of this epoch and all of the following ones, as plain values."""
-    out, last = [], feed.position.epoch + epochs
-    while feed.position.epoch < last:
-        batch = feed.fetch()
-        out.append(
-            (batch.epoch, batch.index, batch.rows.tolist(), batch.inputs.tolist(), batch.targets.tolist())
-        )
-        feed.advance()
-    feed.close()
-    return out
-
-
-def streams():
-    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    return samples.seen(feed, feed.position.epoch + epochs)
 
 
 def test_an_epoch_has_each_row_once_and_epochs_and_seeds_differ():

@@ -44,8 +44,47 @@ PREPROCESS = {
 }
 
 
+class OfValues(nn.Module):
+    """A model of the values of padded series."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Recurrent()
+
+    def forward(self, x):
+        return self.inner(x.values)
+
+
+# Two to a batch: some batches have no window, among them the first and the last one.
+LENGTHS = (3, 2, 17, 13, 9, 14, 4, 1, 3, 3, 12, 12, 8, 6, 2, 4, 16, 17, 2, 3, 4, 4)
+
+
+def uneven(lengths, seed):
+    """A source of series of these lengths."""
+    g = torch.Generator().manual_seed(seed)
+    made = [torch.randn(n, FEATURES, generator=g) for n in lengths]
+    return dt.Series(made, targets=[int(one.mean() > 0) for one in made])
+
+
+def dropping():
+    """Model and loaders in which some batches are passed over."""
+    train = dt.BatchLoader(
+        uneven(LENGTHS, 1),
+        batch_size=2,
+        preprocess=[Windows(5, stride=3, short="drop"), Augment(masked_noise)],
+    )
+    val = dt.BatchLoader(uneven((3, 4, 7, 9, 2, 1), 2), batch_size=2, preprocess=Windows(5, short="drop"))
+    return OfValues(), train, val
+
+
+def masked_noise(x):
+    return x._replace(values=noise(x.values))
+
+
 def parts(kind):
     """Model, train loader, validation loader."""
+    if kind == "dropped":
+        return dropping()
     train = dt.BatchLoader(
         dt.Arrays(*series(1)), batch_size=BATCH, shuffle=True, seed=4, preprocess=PREPROCESS[kind]()
     )

@@ -78,7 +78,7 @@ def _progress(trainer: Trainer, state: dict[str, Any]) -> Progress:
 
     def find(event: str, epoch: int, index: int, iteration: int) -> Batch:
         feed = trainer.judging.feed if event.startswith("val_") else None
-        return (feed or trainer.train).batch(epoch, index, iteration)
+        return (feed or trainer.train).fed(epoch, index, iteration)
 
     for task in progress.pending:
         if task.event is not None:

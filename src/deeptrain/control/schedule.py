@@ -37,9 +37,11 @@ class Entry:
     count: int
     fn: Callable[[Trainer], object] | None
 
-    def is_due(self, done: TrainCount, moved: Sequence[str]) -> bool:
-        """Whether the commit that moved these counters came to the point."""
-        return self.fn is not None and self.counter in moved and getattr(done, self.counter) == self.count
+    def is_due(self, done: TrainCount, moved: Sequence[str], passed: int) -> bool:
+        """Whether the commit that moved these counters, that of the batches by `passed`, came to the point or past it."""
+        step = passed if self.counter == "batches" else 1
+        beyond: int = getattr(done, self.counter) - self.count
+        return self.fn is not None and self.counter in moved and 0 <= beyond < step
 
 
 class Schedule:
@@ -121,9 +123,12 @@ class Schedule:
 
     # ------------------------------------------------------------------ the loop's side
 
-    def put_between(self, tasks: list[Task], done: TrainCount, moved: Sequence[str]) -> list[Task]:
+    def put_between(
+        self, tasks: list[Task], done: TrainCount, moved: Sequence[str], passed: int
+    ) -> list[Task]:
         """What a commit left to be done with the functions that are due in their place: before a checkpoint."""
-        due = [Task("scheduled", callback=known.label) for known in self.entries if known.is_due(done, moved)]
+        known = [entry for entry in self.entries if entry.is_due(done, moved, passed)]
+        due = [Task("scheduled", callback=entry.label) for entry in known]
         before = [task for task in tasks if task.kind != "checkpoint"]
         return [*before, *due, *tasks[len(before) :]]
 

@@ -47,6 +47,12 @@ class Rows(NamedTuple):
         return f"{self.set_name}[{len(rows)} rows]"
 
 
+def is_run(numbers: RowIds) -> bool:
+    """Whether each of at least one number is the one before plus one."""
+    first, last = int(numbers[0]), int(numbers[-1])
+    return last - first == len(numbers) - 1 and not (numbers - np.arange(first, last + 1)).any()
+
+
 def describe(sources: Sequence[Rows]) -> str:
     """Say in a few characters where a batch comes from.
 
@@ -100,11 +106,10 @@ class SetTable:
 
     def _part(self, which: int, rows: RowIds) -> Rows:
         local = rows - self._starts[which]
-        start, stop = int(local[0]), int(local[0]) + len(local)
-        joined = int(local[-1]) == stop - 1 and np.array_equal(local, np.arange(start, stop))
+        start = int(local[0])
         return Rows(
             self.names[which],
-            range(start, stop) if joined else tuple(local.tolist()),
+            range(start, start + len(local)) if is_run(local) else tuple(local.tolist()),
             self.sizes[which],
         )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
     from deeptrain.data.batch import RowIds
 
@@ -49,6 +50,27 @@ class Cut(NamedTuple):
         return self.size - (stop - start)
 
 
+class Stretch(NamedTuple):
+    """A part of some rows that are best read together, as all of them are served one after another.
+
+    Attributes:
+        name: Tells these rows, in this order, from all others.
+        rows: All of them, in the order in which they are served; not to be changed.
+        start: Where the part begins in `rows`.
+        stop: One after its end.
+    """
+
+    name: Hashable
+    rows: RowIds
+    start: int
+    stop: int
+
+
+def joined(stretches: Sequence[Stretch]) -> RowIds:
+    """Give the rows of some parts, one after another; a fresh array."""
+    return np.concatenate([one.rows[one.start : one.stop] for one in stretches])
+
+
 class Blocks:
     """Computes batches by the block, and holds the last few blocks; threads may ask at once."""
 
@@ -70,6 +92,38 @@ class Blocks:
         block = self._block((name, which), compute, first, min(first + span * cut.size, cut.total))
         start, stop = cut.span(batch)
         return block[start - first : stop - first].copy()
+
+    def stretches(
+        self,
+        name: Hashable,
+        begins: Sequence[int],
+        span: tuple[int, int],
+        compute: Callable[[RowIds], RowIds],
+        most: int,
+    ) -> tuple[Stretch, ...]:
+        """Give the stretches of the sequence that a part of it lies in.
+
+        Args:
+            name: Tells one sequence from another.
+            begins: Where the stretches begin, and where the last one ends; some may be empty.
+            span: The part: the first index and one after the last.
+            compute: Gives the sequence's values at some indices.
+            most: How long a stretch may be; `()` where one is longer.
+        """
+        start, stop = span
+        found = []
+        count = len(begins) - 1
+        at_once = max(1, BLOCK_ROWS * count // max(1, begins[-1]))
+        for which in range(bisect_right(begins, start) - 1, bisect_left(begins, stop)):
+            low, high = begins[which], begins[which + 1]
+            if high - low > most:
+                return ()
+            if low < high:
+                first = which - which % at_once
+                origin, end = begins[first], begins[min(first + at_once, count)]
+                rows = self._block((name, first), compute, origin, end)[low - origin : high - origin]
+                found.append(Stretch((self, name, which), rows, max(start, low) - low, min(stop, high) - low))
+        return tuple(found)
 
     def _block(self, key: Hashable, compute: Callable[[RowIds], RowIds], first: int, stop: int) -> RowIds:
         held = self._held

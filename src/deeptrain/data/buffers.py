@@ -39,6 +39,9 @@ class Buffers:
             pinned allocator then does what this pool does, and waits for copies under way too.
         most: How many bytes to keep standing.
 
+    Attributes:
+        pin: As given.
+
     Example:
         >>> take = Buffers().take
         >>> take((4, 2), torch.float32).shape
@@ -46,7 +49,7 @@ class Buffers:
     """
 
     def __init__(self, *, pin: bool = False, most: int = 1 << 30) -> None:
-        self._pin = pin
+        self.pin = pin
         self._most = most
         self._standing: dict[int, list[torch.UntypedStorage]] = {}
         self._bytes = 0
@@ -60,7 +63,7 @@ class Buffers:
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Give a contiguous tensor of any content; its memory starts at a multiple of 64 bytes."""
-        if self._pin:
+        if self.pin:
             return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=True)
         size = dtype.itemsize
         for length in shape:
@@ -72,6 +75,10 @@ class Buffers:
             tensor: torch.Tensor = torch.empty(0, dtype=dtype, device="cpu")
             tensor.set_(self._storage(_rounded(size)), 0, shape)  # type: ignore[call-overload]
             return tensor
+
+    def pinned(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Give the tensor in page-locked memory: itself, or a copy."""
+        return tensor if tensor.is_pinned() else self.take(tuple(tensor.shape), tensor.dtype).copy_(tensor)
 
     def _storage(self, size: int) -> torch.UntypedStorage:
         storage: torch.UntypedStorage

@@ -45,6 +45,7 @@ class Chain(Preprocessor):
         self.members: tuple[Preprocessor, ...] = tuple(flat)
         self.seed = seed
         self.random = any(member.random for member in flat)
+        self.may_be_empty = any(member.may_be_empty for member in flat)
         cutting = [place for place, member in enumerate(flat) if _makes_pieces(member)]
         if len(cutting) > 1:
             found = " and ".join(f"{type(flat[place]).__name__} (place {place})" for place in cutting)

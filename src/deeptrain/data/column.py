@@ -1,8 +1,9 @@
 """`Column`: the sets of one column (the inputs, or the labels), one after another, as one table of rows.
 
-Rows that follow each other are read straight into the batch's memory. Rows out of order are picked from sets that
-were read whole, where the order says that the rest of them comes soon (`groups`), or where a set can only be read
-whole; such sets are kept until the memory for them is used up.
+Rows that follow each other are read straight into the batch's memory. Rows out of order are read together with those
+that come next, where the order says which these are (`stretches`): each to the place from where it is served, so that
+batches are pieces of what was read. Else they are picked one by one, or, where a set can only be read whole, from such
+sets, which are kept until the memory for them is used up.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
+from deeptrain.data.batch import is_run
 from deeptrain.data.buffers import Buffers, fresh
 from deeptrain.data.errors import DataError
 from deeptrain.data.residents import Residents
@@ -23,15 +25,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from deeptrain.data.batch import RowIds
+    from deeptrain.data.blocks import Stretch
     from deeptrain.data.buffers import Take
     from deeptrain.data.formats.base import Array, Part
 
-    Groups: TypeAlias = tuple[tuple[int, ...], ...]
+    Stretches: TypeAlias = tuple[Stretch, ...]
 
 MEMORY = 1 << 30  # bytes of sets that are kept while the batches go through them
 FEW = 1 << 22  # bytes of a column, such as labels, that is read at once and kept
 LARGE = 1 << 12  # bytes of a row, from which on one copied by itself costs no more than picked with others
-GROUPS = 2  # groups of sets that are kept, as a batch may draw from two
+STRETCHES = 2  # that are open, as a batch may draw from two
 
 
 class Column:
@@ -82,10 +85,8 @@ class Column:
         self._memory = memory
         self._pool = Buffers(most=memory)
         self._residents = Residents(memory)
-        self._groups = Residents(most=memory, count=GROUPS)
-        self._drawn: dict[tuple[int, ...], int] = {}
-        self._newest_offsets: dict[tuple[int, ...], RowIds] = {}
-        self._slices = Slices(lambda which: self._read_whole((which,)), memory)
+        self._slices = Slices(memory)
+        self._stretches = Slices(memory, count=STRETCHES)
         self._small = self.rows * self._bytes <= few
         self._kept_whole: torch.Tensor | None = None
 
@@ -114,17 +115,17 @@ class Column:
                 may be a piece of it.
         """
         if (everything := self._everything()) is not None:
-            return everything[start:stop].clone()
+            return everything.narrow_copy(0, start, stop - start)
         which = bisect_right(self._begins, start) - 1
         if near and stop <= self._begins[which + 1] and self._is_sliced(which, stop - start):
             begin = self._begins[which]
-            return self._slices.give(which, start - begin, stop - begin)
+            return self._slice(which, start - begin, stop - begin)
         out = take((stop - start, *self.shape), self._torch_dtype)
         view = out.numpy()
         for which, low, high in self._runs(start, stop):
             begin, piece = self._begins[which], view[low - start : high - start]
             if near and self._is_sliced(which, stop - start):
-                piece[...] = self._slices.give(which, low - begin, high - begin).numpy()
+                piece[...] = self._slice(which, low - begin, high - begin).numpy()
             else:
                 self._fill(piece, which, low - begin)
         return out
@@ -134,27 +135,28 @@ class Column:
         size = self.sizes[which]
         return rows < size and size * self._bytes <= MOST_IN_SET and not self._residents.is_kept((which,))
 
+    def _slice(self, which: int, start: int, stop: int) -> torch.Tensor:
+        return self._slices.give(which, start, stop, lambda: self._read_whole((which,)))
+
     def read(
-        self, rows: RowIds, take: Take = fresh, groups: Groups = (), *, near: bool = False
+        self, rows: RowIds, take: Take = fresh, stretches: Stretches = (), *, near: bool = False
     ) -> torch.Tensor:
         """Read rows in the order given into one tensor.
 
         Args:
             rows: Row ids, at least one, int64 of shape `(n,)`.
             take: Gives the memory.
-            groups: Sets, by their indices, that are to be read whole, a tuple for each group; they hold all the rows.
+            stretches: What to read together: the first rows lie in these, one after another.
             near: As for `read_range`.
         """
-        if _is_run(rows):
-            return self.read_range(int(rows[0]), int(rows[-1]) + 1, take, near=near)
         if (everything := self._everything()) is not None:
             return everything.index_select(0, torch.from_numpy(rows))
+        if stretches and max(len(one.rows) for one in stretches) * self._bytes <= self._memory // 3:
+            return self._read_stretches(rows, take, stretches)
+        if is_run(rows):
+            return self.read_range(int(rows[0]), int(rows[-1]) + 1, take, near=near)
         out = take((len(rows), *self.shape), self._torch_dtype)
-        which = np.searchsorted(self._starts, rows, side="right") - 1
-        if not (
-            self._pick_from_groups(out, rows, which, groups)
-            or self._pick_from_standing(out.numpy(), rows, which)
-        ):
+        if not self._pick_from_standing(out.numpy(), rows):
             self._gather(out.numpy(), rows)
         return out
 
@@ -162,9 +164,8 @@ class Column:
         """Let go of files and of what was kept; the next read begins anew."""
         self._kept_whole = None
         self._residents.clear()
-        self._groups.clear()
-        self._drawn.clear()
         self._slices.clear()
+        self._stretches.clear()
         self._pool.clear()
         for part in self.parts:
             part.close()
@@ -220,16 +221,12 @@ class Column:
                 self._small = False  # the error is the bad set's, and belongs to the batches that need it
         return self._kept_whole
 
-    def _group(self, sets: tuple[int, ...]) -> torch.Tensor:
-        """Give a group's values, one set after another; read once, and kept until others are asked for."""
-        return self._groups.get(sets, lambda: self._read_whole(sets))
-
     def _whole(self, sets: tuple[int, ...]) -> torch.Tensor:
         """Give some sets' values, one after another; read once and kept."""
         return self._residents.get(sets, lambda: self._read_whole(sets))
 
     def _read_whole(self, sets: tuple[int, ...]) -> torch.Tensor:
-        rows = self._rows_of(sets)
+        rows = sum([self.sizes[which] for which in sets])
         out = self._pool.take((rows, *self.shape), self._torch_dtype)
         view, at = out.numpy(), 0
         for which in sets:
@@ -238,10 +235,11 @@ class Column:
             at += size
         return out
 
-    def _pick_from_standing(self, view: Array, rows: RowIds, which: RowIds) -> bool:
+    def _pick_from_standing(self, view: Array, rows: RowIds) -> bool:
         """Copy large rows one by one, where all their sets stand in memory as they are stored; False elsewhere."""
         if self._casts or self._bytes < LARGE:
             return False
+        which = np.searchsorted(self._starts, rows, side="right") - 1
         sets, standing = which.tolist(), {}
         for each in set(sets):
             standing[each] = values = self.parts[each].standing()
@@ -251,47 +249,47 @@ class Column:
             view[place] = standing[each][row]
         return True
 
-    def _pick_from_groups(self, out: torch.Tensor, rows: RowIds, which: RowIds, groups: Groups) -> bool:
-        """Pick rows from groups of sets that are in memory whole; False where there are none, or no room for them."""
-        if not groups or any(self._rows_of(group) * self._bytes > self._memory // 3 for group in groups):
-            return False
-        for group in groups:
-            local = rows + self._offsets(group)[which]
-            if len(groups) == 1:
-                torch.index_select(self._group(group), 0, torch.from_numpy(local), out=out)
-                self._let_go_once_drawn(group, len(local))
-                return True
-            mine = np.flatnonzero(np.isin(which, group))
-            out[torch.from_numpy(mine)] = self._group(group).index_select(0, torch.from_numpy(local[mine]))
-            self._let_go_once_drawn(group, len(mine))
-        return True
+    def _read_stretches(self, rows: RowIds, take: Take, stretches: Stretches) -> torch.Tensor:
+        """Read rows of which the first lie in stretches; those behind, which fill a batch up, are from anywhere."""
+        first = stretches[0]
+        if first.stop - first.start == len(rows) and first.stop < len(first.rows):
+            return self._piece(first)
+        out = take((len(rows), *self.shape), self._torch_dtype)
+        view, at = out.numpy(), 0
+        for one in stretches:
+            stop = at + one.stop - one.start
+            view[at:stop] = self._piece(one).numpy()
+            at = stop
+        if at < len(rows):
+            self._gather(view[at:], rows[at:])
+        return out
 
-    def _rows_of(self, sets: tuple[int, ...]) -> int:
-        return sum([self.sizes[which] for which in sets])
+    def _piece(self, one: Stretch) -> torch.Tensor:
+        return self._stretches.give(one.name, one.start, one.stop, lambda: self._read_each(one.rows))
 
-    def _offsets(self, group: tuple[int, ...]) -> RowIds:
-        """What to add to a row of each set to have its place in the group's values."""
-        offsets = self._newest_offsets.get(group)
-        if offsets is None:
-            sizes, sets = np.array([self.sizes[which] for which in group]), list(group)
-            offsets = np.zeros(len(self.sizes), np.int64)
-            offsets[sets] = np.cumsum(sizes) - sizes - self._starts[sets]
-            self._newest_offsets = {group: offsets}
-        return offsets
+    def _read_each(self, rows: RowIds) -> torch.Tensor:
+        """Read rows, each once, to their places: set by set, as straight copies read faster than scattered ones."""
+        out = self._pool.take((len(rows), *self.shape), self._torch_dtype)
+        view = out.numpy()
+        for which, places, local in self._by_set(rows):
+            values = self._values_of(which)
+            view[places] = values if len(local) == len(values) else values[local]
+        return out
 
-    def _let_go_once_drawn(self, group: tuple[int, ...], rows: int) -> None:
-        """Let a group go as soon as as many rows were drawn from it as it has, so that the next one takes its memory.
-
-        That is still in the processor's caches. Should one of the group's rows be wanted again, it is read again.
-        """
-        drawn = self._drawn.pop(group, 0) + rows
-        if drawn < self._rows_of(group):
-            self._drawn[group] = drawn
-        else:
-            self._groups.drop(group)
+    def _values_of(self, which: int) -> Array:
+        """Give a set's values to copy from at once."""
+        if self._residents.is_kept((which,)):
+            return self._whole((which,)).numpy()
+        standing = None if self._casts else self.parts[which].standing()
+        return self._read_whole((which,)).numpy() if standing is None else standing
 
     def _gather(self, view: Array, rows: RowIds) -> None:
         """Read rows from anywhere; each set is visited once, its rows in ascending order."""
+        for which, places, local in self._by_set(rows):
+            self._pick(view, places, which, local)
+
+    def _by_set(self, rows: RowIds) -> Iterator[tuple[int, RowIds, RowIds]]:
+        """Part rows by set: (set, their places among `rows`, their numbers in the set in ascending order)."""
         order = np.argsort(rows, kind="stable")
         ascending = rows[order]
         which = np.searchsorted(self._starts, ascending, side="right") - 1
@@ -299,21 +297,15 @@ class Column:
         for places, wanted, part in zip(
             np.split(order, cuts), np.split(ascending, cuts), which[np.r_[0, cuts]].tolist(), strict=True
         ):
-            self._pick(view, places, part, wanted - self._starts[part])
+            yield part, places, wanted - self._starts[part]
 
     def _pick(self, view: Array, places: RowIds, which: int, local: RowIds) -> None:
-        if _is_run(local) and _is_run(places):
+        if is_run(local) and is_run(places):
             self._fill(view[int(places[0]) : int(places[-1]) + 1], which, int(local[0]))
         elif self.parts[which].whole or self._casts or self._residents.is_kept((which,)):
             view[places] = self._whole((which,)).numpy()[local]
         else:
             self.parts[which].pick_into(view, places, local)
-
-
-def _is_run(numbers: RowIds) -> bool:
-    """Whether each number is the one before plus one."""
-    first, last = int(numbers[0]), int(numbers[-1])
-    return last - first == len(numbers) - 1 and np.array_equal(numbers, np.arange(first, last + 1))
 
 
 def _refuse_other(part: Part, first: Part) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from deeptrain.data.blocks import Blocks, Cut
+from deeptrain.data.blocks import Blocks, Cut, Stretch
 from deeptrain.data.layout import Gaps
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Run:
     start: int
     size: int
     _blocks: Blocks = field(init=False, default_factory=Blocks)
+    _groups: Blocks = field(init=False, default_factory=Blocks)
 
     @property
     def cut(self) -> Cut:
@@ -58,6 +59,16 @@ class Run:
         if last - first != stop - start - 1 or self.cut.padded(batch):
             return None
         return self.order.row_span(self.epoch, first, last + 1)
+
+    def stretches(self, batch: int, most: int) -> tuple[Stretch, ...]:
+        """Give the groups of sets that a batch draws from; see `Order.stretches`."""
+        if self.order.shuffle != "samples":
+            return ()
+        begins = self.gaps.rank(np.array(self.order.group_begins(self.epoch))) - self.start
+        span = self.cut.span(batch)
+        return self._groups.stretches(
+            None, begins.clip(0).tolist(), span, lambda ranks: self._at(ranks + self.start), most
+        )
 
     def after(self, batches: int) -> Run:
         """Give what comes after its first batches."""
@@ -107,6 +118,10 @@ class Listed:
     def span(self, batch: int) -> None:  # noqa: ARG002 - the same for all
         """Give nothing: no range is known."""
         return
+
+    def stretches(self, batch: int, most: int) -> tuple[Stretch, ...]:  # noqa: ARG002 - the same for all
+        """Give nothing: these rows may be from anywhere."""
+        return ()
 
     def after(self, batches: int) -> Listed:
         """Give what comes after its first batches."""
@@ -168,6 +183,11 @@ class Course:
         """Give the batch's rows as one range, if it is known to be one."""
         first, piece = self._find(batch)
         return piece.span(batch - first)
+
+    def stretches(self, batch: int, most: int) -> tuple[Stretch, ...]:
+        """Give the groups of sets that the batch draws from; see `Order.stretches`."""
+        first, piece = self._find(batch)
+        return piece.stretches(batch - first, most)
 
     def batch_size(self, batch: int) -> int:
         """Give the batch size in force at a batch, or at the epoch's end."""

@@ -1,24 +1,16 @@
-"""What a trainer asks of a loader (`Feed`), and the cursor that the loaders here have in common."""
+"""What a trainer asks of a loader: `Feed`, and the `Position` of what comes next."""
 
 from __future__ import annotations
 
-import operator
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
-
-from deeptrain.data.batch import Batch, edits_of
-from deeptrain.data.order import out_of_range
-from deeptrain.data.seeded import seed_streams, streams_put_back
-from deeptrain.state.hashing import mix
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
+    from deeptrain.data.batch import Batch
     from deeptrain.data.preprocess import Phase as PhaseName
     from deeptrain.data.preprocess import Preprocessor
     from deeptrain.step.base import Outcome
-
-VERSION = 1
 
 
 class Position(NamedTuple):
@@ -38,6 +30,7 @@ class Feed(Protocol):
 
     phase: PhaseName
     preprocess: Preprocessor | None
+    passed: int
 
     @property
     def position(self) -> Position:
@@ -54,6 +47,9 @@ class Feed(Protocol):
     def fetch(self) -> Batch:
         """Give the piece at the cursor; repeatable, without effect on the cursor or on any random stream."""
 
+    def whole(self) -> Batch:
+        """Give the batch at the cursor, before anything makes pieces of it."""
+
     def through(self, fn: Callable[[Batch], Outcome]) -> list[tuple[Batch, Outcome]]:
         """Put the batch at the cursor through a function, piece by piece; the cursor stays where it is."""
 
@@ -68,6 +64,9 @@ class Feed(Protocol):
 
     def batch(self, epoch: int, batch: int, iteration: int = 0) -> Batch:
         """Give any batch's piece, without effect on the cursor or on any random stream."""
+
+    def fed(self, epoch: int, batch: int, iteration: int) -> Batch:
+        """Give the piece that was fed last once more, whatever became of its place in the order."""
 
     def iterations(self, epochs: int) -> int | None:
         """Count the pieces of so many epochs from the first on; None where only the outcomes tell."""
@@ -92,282 +91,3 @@ class Feed(Protocol):
 
     def close(self) -> None:
         """Free what is held: batches, files, worker processes."""
-
-
-class CursorFeed(ABC):
-    """The part of a feed that counts: position, the held batch and its pieces, and the state.
-
-    The cursor is one value, replaced in one step, and what is held bears the cursor that it was read for; so an
-    interrupt between any two instructions leaves either the old position or the new one.
-
-    Args:
-        preprocess: Makes the iterations' pieces of each batch; None feeds it as it is.
-
-    Attributes:
-        phase: What the feed is used for: "train", or "val", where a preprocessor may do otherwise.
-        save_skip: Paths of its state that `trainer.save` leaves out, as `("edits",)`; none unless they are set.
-        load_skip: Those that `trainer.load` leaves as they are, as `("cursor",)`.
-    """
-
-    save_skip: Sequence[str] = ()
-    load_skip: Sequence[str] = ()
-    changeable: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(self, preprocess: Preprocessor | None = None) -> None:
-        self.phase: PhaseName = "train"
-        self.preprocess = preprocess
-        self._position = Position(0, 0)
-        self._held: _Held | None = None
-        self._piece: _Held | None = None
-
-    @abstractmethod
-    def _batches_in(self, epoch: int) -> int:
-        """Count the batches of an epoch."""
-
-    @abstractmethod
-    def _read(self, epoch: int, batch: int) -> Batch:
-        """Read a batch that exists, without effect on any random stream."""
-
-    def _read_alone(self, epoch: int, batch: int) -> Batch:
-        """Read any batch without effect on what is read ahead of the cursor."""
-        return self._read(epoch, batch)
-
-    @property
-    @abstractmethod
-    def rows_total(self) -> int:
-        """Rows of the source."""
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Describe source and order in plain values; what a run's fingerprint is made of."""
-
-    @abstractmethod
-    def adopt(self, settings: Mapping[str, Any]) -> None:
-        """Take the changeable settings from recorded ones."""
-
-    def _batches_until(self, epoch: int) -> int:
-        """Count the batches of all epochs before one."""
-        return epoch * self._batches_in(0)
-
-    def _seed(self) -> int:
-        """The seed of what a preprocessor draws."""
-        return 0
-
-    def _row_shape(self) -> tuple[int, ...] | None:
-        """One row's shape, where all inputs have one."""
-        return None
-
-    @property
-    def position(self) -> Position:
-        """What is next; always a batch that exists."""
-        return self._position
-
-    @property
-    def batches(self) -> int:
-        """Batches in the cursor's epoch."""
-        return self._batches_in(self._position.epoch)
-
-    def iterations(self, epochs: int) -> int | None:
-        """Count the pieces of so many epochs from the first on; None where only the outcomes tell."""
-        if self.preprocess is None:
-            return self._batches_until(epochs)
-        total, shape = 0, self._row_shape()
-        for epoch in range(epochs):
-            pieces = self.preprocess.pieces_in_total(shape, epoch)
-            if pieces is None:
-                return None
-            total += pieces * self._batches_in(epoch)
-        return total
-
-    def fetch(self) -> Batch:
-        """Give the piece at the cursor, read once and then held until the cursor moves.
-
-        If somebody changed the held tensors in place, they are read again: each call gives the batch as it is stored.
-        """
-        if self.preprocess is None:
-            return self._whole()
-        position, held = self._position, self._piece
-        if held is not None and held.position is position and held.is_unchanged():
-            return held.batch
-        piece = self._make_piece(self._whole(), position)
-        self._piece = _Held(position, piece, edits_of(piece))
-        return piece
-
-    def _whole(self) -> Batch:
-        """Give the whole batch at the cursor."""
-        position, held = self._position, self._held
-        if held is not None and held.position[:2] == position[:2] and held.is_unchanged():
-            return held.batch
-        batch = self._read(position.epoch, position.batch)
-        self._held = _Held(position, batch, edits_of(batch))
-        return batch
-
-    def _make_piece(self, batch: Batch, position: Position) -> Batch:
-        assert self.preprocess is not None
-        if not self.preprocess.random:
-            return self.preprocess.piece(batch, position.iteration, self.phase)
-        with streams_put_back():
-            seed_streams(mix(self._seed(), "preprocess", self.phase, *position))
-            return self.preprocess.piece(batch, position.iteration, self.phase)
-
-    def through(self, fn: Callable[[Batch], Outcome]) -> list[tuple[Batch, Outcome]]:
-        """Put the batch at the cursor through a function, piece by piece, from the first on; the cursor stays."""
-        if self.preprocess is None:
-            batch = self.fetch()
-            return [(batch, fn(batch))]
-        found: list[tuple[Batch, Outcome]] = []
-        (epoch, index, _), whole = self._position, self._whole()
-        while True:
-            piece = self._make_piece(whole, Position(epoch, index, len(found)))
-            found.append((piece, fn(piece)))
-            if self.preprocess.is_done(whole, len(found), found[-1][1], self.phase):
-                return found
-
-    def ends_batch(self, outcome: Outcome | None) -> bool:
-        """Say whether the piece at the cursor is the last one of its batch.
-
-        Args:
-            outcome: What came of it, by which a preprocessor may decide.
-        """
-        if self.preprocess is None:
-            return True
-        return self.preprocess.is_done(self._whole(), self._position.iteration + 1, outcome, self.phase)
-
-    def advance(self, *, whole: bool = True) -> bool:
-        """Move past the batch at the cursor.
-
-        Args:
-            whole: False moves to the batch's next piece.
-
-        Returns:
-            True if that ended the epoch; the cursor then stands at the start of the next one.
-        """
-        epoch, batch, iteration = self._position
-        if not whole:
-            self._position = Position(epoch, batch, iteration + 1)
-            return False
-        ended = batch + 1 >= self._batches_in(epoch)
-        self._position = Position(epoch + 1, 0) if ended else Position(epoch, batch + 1)
-        self._held = self._piece = None
-        return ended
-
-    def seek(self, *, epoch: int, batch: int = 0) -> None:
-        """Move the cursor; nothing is read or walked through.
-
-        Raises:
-            IndexError: There is no such batch.
-        """
-        epoch, batch = operator.index(epoch), operator.index(batch)
-        if epoch < 0 or not 0 <= batch < self._batches_in(epoch):
-            raise IndexError(out_of_range(epoch, batch, self._batches_in(max(epoch, 0))))
-        self._position, self._held, self._piece = Position(epoch, batch), None, None
-
-    def batch(self, epoch: int, batch: int, iteration: int = 0) -> Batch:
-        """Read any batch, or of a preprocessor's pieces any one; the cursor stays where it is.
-
-        Raises:
-            IndexError: There is no such batch.
-        """
-        whole = self._read_alone(epoch, batch)
-        return (
-            whole if self.preprocess is None else self._make_piece(whole, Position(epoch, batch, iteration))
-        )
-
-    def mark(self) -> Any:
-        """Note how the order is edited and where the cursor stands; nothing, where neither can be undone."""
-        return None
-
-    def back_to(self, mark: Any) -> None:
-        """Undo what edits and moves there were since `mark`."""
-        del mark
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give the cursor of consumed batches, and the settings under which it has its meaning."""
-        state = {
-            "version": VERSION,
-            "cursor": dict(self._position._asdict()),
-            "settings": self.settings(),
-        }
-        return state if self.preprocess is None else state | {"preprocess": self.preprocess.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a recorded cursor.
-
-        Args:
-            state: What `state_dict` gave, of a loader over the same source. Within an epoch the settings must be the
-                same too; at an epoch's start others are taken as they now are.
-
-        Raises:
-            ValueError: The state is of another version, source or order; the differences are named.
-        """
-        position = self._checked(state)
-        try:
-            self.seek(epoch=position.epoch, batch=position.batch)
-        except IndexError as error:
-            raise ValueError(f"{type(self).__name__} state does not fit: {error}") from error
-        self._position = position
-        if self.preprocess is not None:
-            self.preprocess.load_state_dict(state.get("preprocess", {}))
-
-    def close(self) -> None:
-        """Let go of the held batch."""
-        self._held = self._piece = None
-
-    def _checked(self, state: Mapping[str, Any]) -> Position:
-        name = type(self).__name__
-        if state.get("version") != VERSION:
-            raise ValueError(
-                f"{name} state has version {state.get('version')!r}, this deeptrain reads {VERSION}; "
-                f"load it with the deeptrain that wrote it"
-            )
-        try:
-            position = Position(*(int(state["cursor"][name]) for name in Position._fields))
-            recorded = dict(state["settings"])
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"{name} state is incomplete: expected settings and a cursor of epoch, batch, iteration"
-            ) from error
-        present = self.settings()
-        _refuse(
-            f"{name} state is of another source",
-            differences(recorded.pop("source", {}), present.pop("source"), "source."),
-            "load it over the data that it was saved with",
-        )
-        if position.batch or position.iteration:
-            _refuse(
-                f"{name} state is of another order, and its cursor stands at batch {position.batch} of an epoch",
-                differences(recorded, present),
-                "give the loader the recorded ones (resume='keep' does, adopt(state['settings']) for a loader alone); "
-                "from there on loader.set_batch_size(n) cuts other batches. At an epoch's start others are taken as they are",
-            )
-        return position
-
-
-class _Held(NamedTuple):
-    """What was read for a position, and how many in-place changes its tensors had seen by then."""
-
-    position: Position
-    batch: Batch
-    edits: int
-
-    def is_unchanged(self) -> bool:
-        return self.edits == edits_of(self.batch)
-
-
-def differences(recorded: Mapping[str, Any], present: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """List the entries in which two dicts of plain values differ, in words."""
-    missing = object()
-    return [
-        f"{prefix}{key}: recorded {_shown(recorded, key)}, found {_shown(present, key)}"
-        for key in dict.fromkeys((*recorded, *present))
-        if recorded.get(key, missing) != present.get(key, missing)
-    ]
-
-
-def _shown(values: Mapping[str, Any], key: str) -> str:
-    return repr(values[key]) if key in values else "nothing"
-
-
-def _refuse(what: str, found: list[str], remedy: str) -> None:
-    if found:
-        raise ValueError(f"{what}: {'; '.join(found)}; {remedy}")

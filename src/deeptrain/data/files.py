@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from deeptrain.data.assembly import Place
     from deeptrain.data.batch import RowIds
+    from deeptrain.data.blocks import Stretch
     from deeptrain.data.buffers import Take
     from deeptrain.data.source import Source
 
@@ -158,7 +159,9 @@ class Files:
             IndexError: A row id is out of range.
             DataError: Values cannot be read, or are not finite where that is checked.
         """
-        return self.read_stored(np.ascontiguousarray(rows, np.int64), None, (), fresh)
+        rows = np.ascontiguousarray(rows, np.int64)
+        self._refuse_beyond(int(rows.min()), int(rows.max()))
+        return self.read_stored(rows, None, (), fresh)
 
     def read_range(self, start: int, stop: int) -> tuple[Any, ...]:
         """Read the rows `start` to `stop - 1`.
@@ -167,13 +170,14 @@ class Files:
             IndexError: The range is not within the data.
             DataError: As in `read`.
         """
+        self._refuse_beyond(start, stop - 1)
         return self.read_stored(np.arange(start, stop), (start, stop), (), fresh)
 
     def read_stored(
         self,
         rows: RowIds,
         span: tuple[int, int] | None,
-        groups: tuple[tuple[int, ...], ...],
+        stretches: tuple[Stretch, ...],
         take: Take,
         *,
         near: bool = False,
@@ -181,26 +185,20 @@ class Files:
         """Read rows as `read` does, into lent memory; several threads may call it at once.
 
         Args:
-            rows: int64 row ids of shape `(n,)`, n at least 1.
+            rows: int64 row ids of shape `(n,)`, n at least 1, all of them there.
             span: The first row and one after the last, where the rows follow each other and that is known.
-            groups: Sets, by their indices, of which all rows will be asked for soon; they hold all these rows.
+            stretches: What to read together, as it will be asked for soon: the first rows lie in these, one after another.
             take: Gives the memory for a tensor of some shape and dtype.
             near: Whether the other rows of their sets will be asked for soon too; then sets are read whole.
 
         Raises:
-            IndexError: A row id is out of range.
             DataError: As in `read`.
         """
-        low, high = (span[0], span[1] - 1) if span is not None else (int(rows.min()), int(rows.max()))
-        if not 0 <= low <= high < self._rows:
-            raise IndexError(
-                f"{self.path}: no rows {low} to {high}; there are the rows 0 to {self._rows - 1}"
-            )
         columns = self._columns.items()
         if span is not None:
-            values = {key: column.read_range(low, high + 1, take, near=near) for key, column in columns}
+            values = {key: column.read_range(*span, take, near=near) for key, column in columns}
         else:
-            values = {key: column.read(rows, take, groups, near=near) for key, column in columns}
+            values = {key: column.read(rows, take, stretches, near=near) for key, column in columns}
         if self._check_finite:
             for key, read in values.items():
                 self._refuse_not_finite(key, read, rows)
@@ -221,6 +219,12 @@ class Files:
     def extents(self) -> list[Extent]:
         """Say where the first input's rows lie; see `shared_rows`."""
         return [extent(part) for part in self._columns[self._inputs[0]].parts]
+
+    def _refuse_beyond(self, low: int, high: int) -> None:
+        if not 0 <= low <= high < self._rows:
+            raise IndexError(
+                f"{self.path}: no rows {low} to {high}; there are the rows 0 to {self._rows - 1}"
+            )
 
     def _nested(self, values: dict[str, torch.Tensor]) -> Any:
         if self._container is None:

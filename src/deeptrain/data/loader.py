@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 import zlib
 from functools import cached_property
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 
-from deeptrain.data.batch import Batch, RowIds, SetTable, map_tensors
+from deeptrain.data.batch import Batch, RowIds, SetTable, is_run, map_tensors
+from deeptrain.data.blocks import joined
 from deeptrain.data.buffers import Buffers
 from deeptrain.data.chain import Chain
 from deeptrain.data.checks import at_least
 from deeptrain.data.dataset import StreamingSource
-from deeptrain.data.edits import BatchSize, Exclude, Repeat, Skip
-from deeptrain.data.feed import CursorFeed, Position
+from deeptrain.data.editing import EditedFeed
+from deeptrain.data.feed import Position
 from deeptrain.data.plan import Plan
 from deeptrain.data.prefetch import Prefetch
 from deeptrain.data.preprocess import Preprocessor
@@ -26,15 +25,25 @@ from deeptrain.data.seeded import Work
 from deeptrain.data.source import RangeSource, Source, StoredSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from deeptrain.data.edits import Edit
+    from deeptrain.data.blocks import Stretch
     from deeptrain.data.order import Last, Shuffle
 
 SAMPLE = 32  # rows that are looked at to notice other data
+MOST_TOGETHER = 1 << 22  # rows that are read together: their order is computed at once, 0.1 us for each
 
 
-class BatchLoader(CursorFeed):
+class _Asked(NamedTuple):
+    """The rows of a batch, and how they are best read; see `StoredSource.read_stored`."""
+
+    rows: RowIds
+    span: tuple[int, int] | None = None
+    stretches: tuple[Stretch, ...] = ()
+    near: bool = False
+
+
+class BatchLoader(EditedFeed):
     """Loads batches of a source; usable in any loop, and exactly resumable.
 
     Iterating gives the rest of the present epoch, piece by piece where a preprocessor makes several of a batch. A batch
@@ -57,9 +66,6 @@ class BatchLoader(CursorFeed):
             a list of set names. For sources that read from a disk.
         pin: Whether batches are put into page-locked memory, from which an accelerator copies faster. By default where
             there is a CUDA device.
-
-    Attributes:
-        steered: Set by who keeps a record of edits: given the loader and an edit, it makes the edit, or says that it did not.
 
     Raises:
         ValueError: A setting is out of range, or there are no rows.
@@ -98,7 +104,6 @@ class BatchLoader(CursorFeed):
         cache: Literal["all"] | int | Sequence[str] | None = None,
         pin: bool | None = None,
     ) -> None:
-        super().__init__(_one(preprocess, seed))
         if not isinstance(source, Source):
             raise TypeError(
                 f"BatchLoader: found {type(source).__name__} as source, expected a Source: "
@@ -108,9 +113,9 @@ class BatchLoader(CursorFeed):
         self._chained = isinstance(preprocess, list | tuple)  # then its seed is the loader's
         self.source = source
         self._sample: int | None = None
-        self._table = SetTable(source.set_names, source.set_sizes)
-        self._plan = Plan(
-            self._table.sizes,
+        table = SetTable(source.set_names, source.set_sizes)
+        plan = Plan(
+            table.sizes,
             batch_size=batch_size,
             shuffle=shuffle,
             seed=seed,
@@ -118,13 +123,13 @@ class BatchLoader(CursorFeed):
             shuffle_sets=shuffle_sets,
             last=last,
         )
+        super().__init__(_one(preprocess, seed), table, plan)
         self._ranges = source if isinstance(source, RangeSource) else None
         self._stored = source if isinstance(source, StoredSource) else None
         self._buffers = Buffers(pin=torch.cuda.is_available() if pin is None else pin)
         self._streaming = source if isinstance(source, StreamingSource) else None
         self._running = Running(self._stream)
         self._ahead: Prefetch | None = None
-        self.steered: Callable[[BatchLoader, Edit], bool] | None = None
         if self._stored is not None:
             self._stored.keep(_sets_to_keep(cache, self._table, self._stored))
             if at_least(0, "prefetch", prefetch):
@@ -145,144 +150,11 @@ class BatchLoader(CursorFeed):
         """Give the rest of the cursor's epoch, moving the cursor along."""
         return _RestOfEpoch(self)
 
-    def batches_of(self, epoch: int) -> int:
-        """Batches in any epoch, by the order as it is edited now; 0 before the first."""
-        return self._plan.batches(epoch) if epoch >= 0 else 0
-
-    def rows(self, epoch: int, batch: int) -> RowIds:
-        """Give the source's row ids of any batch: int64 of shape `(size,)`; nothing is read.
-
-        Raises:
-            IndexError: There is no such batch.
-        """
-        return self._plan.rows(epoch, batch)
-
-    # ------------------------------------------------------------------ edits
-
-    @property
-    def edits(self) -> list[dict[str, Any]]:
-        """The edits of the order, as plain values, in the order in which they were made."""
-        return self._plan.edits
-
-    def skip(self, *, sets: Sequence[str] = (), rows: Sequence[int] = (), batches: int | None = None) -> None:
-        """Pass over what is still to come of some sets or rows in this epoch, or over the next batches.
-
-        Raises:
-            KeyError: There is no set of that name.
-            ValueError: Nothing is named, or nothing would be left.
-        """
-        self._edit(Skip(sets=self._indices(sets), rows=_ids(rows), batches=batches))
-
-    def exclude(self, *, sets: Sequence[str] = (), rows: Sequence[int] = ()) -> None:
-        """Leave some sets or rows out from here on, in this epoch and all later ones.
-
-        Raises:
-            KeyError: There is no set of that name.
-            ValueError: Nothing is named, or nothing would be left.
-        """
-        self._edit(Exclude(sets=self._indices(sets), rows=_ids(rows)))
-
-    def repeat(
-        self, *, sets: Sequence[str] = (), rows: Sequence[int] = (), batches: int | None = None
-    ) -> None:
-        """Give some sets or rows, or the last batches once more; then the order goes on where it was.
-
-        Raises:
-            KeyError: There is no set of that name.
-            ValueError: Nothing is named, or so many batches were not served in this epoch.
-        """
-        self._edit(Repeat(sets=self._indices(sets), rows=_ids(rows), batches=batches))
-
-    def set_batch_size(self, batch_size: int) -> None:
-        """Cut the batches from here on in another size, in this epoch and all later ones.
-
-        Raises:
-            ValueError: It is below 1.
-        """
-        self._edit(BatchSize(batch_size))
-
-    def _edit(self, edit: Edit) -> None:
-        """Make an edit, or have the run make it that the loader feeds, so that it is part of its record."""
-        if self.steered is None or not self.steered(self, edit):
-            self.prepared(edit)()
-
-    def prepared(self, edit: Edit, epoch: int | None = None) -> Callable[[], None]:
-        """See that an edit can be made, and give what makes it.
-
-        Args:
-            edit: What is to be other.
-            epoch: From which later epoch's beginning on; by default from the cursor on.
-
-        Raises:
-            ValueError: It cannot; nothing was changed.
-        """
-        if epoch is not None and epoch != self.position.epoch:
-            return self._prepared_later(edit, epoch)
-        epoch, batch, iteration = self.position
-        if self.phase == "val":
-            raise ValueError(
-                "the order of a validation's loader is not to be edited, as each pass is to see the same rows: validate on "
-                "other sets, dt.Files(path, sets=...)"
-            )
-        if iteration:
-            raise ValueError(
-                f"the order cannot be edited between two pieces of batch {batch}: {iteration} of them are done; "
-                f"go on to the batch's end first"
-            )
-        # A cursor that was moved back before an edit: what was edited behind it is to come no more.
-        before = self._plan.until(epoch, batch)
-        if before is not self._plan:
-            warnings.warn(
-                f"the edits that were made behind batch {batch} of epoch {epoch} are dropped: the order is edited anew there",
-                stacklevel=3,
-            )
-        plan = before.edited(epoch, batch, edit)
-        if plan.batches(epoch) <= batch:
-            raise ValueError(
-                f"the edit would leave no batch of epoch {epoch} behind batch {batch}: leave at least one, or go on to the "
-                f"next epoch first"
-            )
-        return lambda: self._follow(plan, epoch, batch)
-
-    def _prepared_later(self, edit: Edit, epoch: int) -> Callable[[], None]:
-        if epoch < self.position.epoch:
-            raise ValueError(
-                f"the order cannot be edited in epoch {epoch}: the cursor is in epoch {self.position.epoch}"
-            )
-        plan = self._plan.until(epoch, 0).edited(epoch, 0, edit)
-
-        def make() -> None:
-            position = self._position
-            self._follow(plan, position.epoch, position.batch)
-            self._position = position
-
-        return make
-
-    def mark(self) -> tuple[Plan, Position]:
-        """Note how the order is edited and where the cursor stands."""
-        return self._plan, self._position
-
-    def back_to(self, mark: tuple[Plan, Position]) -> None:
-        """Undo what edits and moves there were since `mark`."""
-        plan, position = mark
-        if plan is not self._plan:
-            self._follow(plan, position.epoch, position.batch)
-        self._position = position
-
-    def _follow(self, plan: Plan, epoch: int, batch: int) -> None:
-        """Go by another plan from a position on; what was read ahead under the old one is forgotten."""
-        self._plan = plan
-        self._forget()
-        self.seek(epoch=epoch, batch=batch)
-
     def _forget(self) -> None:
         """Let go of what was read ahead."""
         self._running.close()
         if self._ahead is not None:
             self._ahead.clear()
-
-    def _indices(self, sets: Sequence[str]) -> tuple[int, ...]:
-        return tuple(self._table.index(name) for name in ([sets] if isinstance(sets, str) else sets))
 
     # ------------------------------------------------------------------ state
 
@@ -292,10 +164,6 @@ class BatchLoader(CursorFeed):
             self._sample = _checksum(self.source)
         made = {} if self.preprocess is None else {"preprocess": self.preprocess.settings()}
         return {"source": self.source.describe() | {"sample": self._sample}} | self._plan.settings() | made
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give the cursor, the settings under which it has its meaning, and the edits."""
-        return super().state_dict() | {"edits": self._plan.edits}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a recorded cursor and to the edits of then. See `CursorFeed.load_state_dict`."""
@@ -357,15 +225,6 @@ class BatchLoader(CursorFeed):
         inputs = self.source.read(np.zeros(1, np.int64))[0]
         return tuple(inputs.shape[1:]) if isinstance(inputs, torch.Tensor) else None
 
-    def _batches_in(self, epoch: int) -> int:
-        return self._plan.batches(epoch)
-
-    def _batches_until(self, epoch: int) -> int:
-        # Epochs differ in length only where they were edited, and from there on.
-        edited = {place for known in self._plan.edited_epochs for place in (known, known + 1)}
-        marks = [0, *sorted(place for place in edited if 0 < place < epoch), epoch]
-        return sum((stop - start) * self._plan.batches(start) for start, stop in pairwise(marks))
-
     def _read(self, epoch: int, batch: int) -> Batch:
         if self._streaming is not None:
             rows, padded = self._plan.rows(epoch, batch), self._plan.padded(epoch, batch)
@@ -377,18 +236,36 @@ class BatchLoader(CursorFeed):
     def _read_alone(self, epoch: int, batch: int) -> Batch:
         """Read a batch here and now, whatever else is under way; any thread may."""
         span, padded = self._plan.place(epoch, batch)
-        rows = self._plan.rows(epoch, batch) if span is None else np.arange(*span)
-        if self._streaming is not None:
-            found = self._streaming.read_batch(self._seed(), Work.of(epoch, batch, rows))
-        elif self._stored is not None:
-            groups = () if span is not None else self._plan.groups(epoch, batch)
-            near = self._plan.keeps_sets_together
-            found = self._stored.read_stored(rows, span, groups, self._buffers.take, near=near)
-        elif self._ranges is not None and span is not None:
-            found = self._ranges.read_range(*span)
+        if span is not None:
+            asked = _Asked(np.arange(*span), span, near=self._plan.keeps_sets_together)
         else:
-            found = self.source.read(rows)
-        return self._made_of(found, epoch, batch, rows, padded)
+            asked = self._rows_apart(epoch, batch, padded)
+        return self._made_of(self._found(epoch, batch, asked), epoch, batch, asked.rows, padded)
+
+    def _rows_apart(self, epoch: int, batch: int, padded: int) -> _Asked:
+        """Give the rows of a batch that are not known to follow each other, and how they are best read."""
+        if self._plan.keeps_sets_together:
+            rows = self._plan.rows(epoch, batch)
+            return _Asked(rows, (int(rows[0]), int(rows[-1]) + 1) if is_run(rows) else None, near=True)
+        stretches = () if self._stored is None else self._plan.stretches(epoch, batch, MOST_TOGETHER)
+        if stretches and not padded:
+            return _Asked(joined(stretches), stretches=stretches)
+        return _Asked(self._plan.rows(epoch, batch), stretches=stretches)
+
+    def _read_rows(self, epoch: int, batch: int, rows: RowIds, padded: int) -> Batch:
+        return self._made_of(self._found(epoch, batch, _Asked(rows)), epoch, batch, rows, padded)
+
+    def _found(self, epoch: int, batch: int, asked: _Asked) -> Any:
+        rows, span, stretches, near = asked
+        if self._streaming is not None:
+            return self._streaming.read_batch(self._seed(), Work.of(epoch, batch, rows))
+        if self._stored is not None:
+            found = self._stored.read_stored(rows, span, stretches, self._buffers.take, near=near)
+            # A batch may be a piece of what was read together, and that lies in memory which is not page-locked.
+            return map_tensors(found, self._buffers.pinned) if self._buffers.pin else found
+        if self._ranges is not None and span is not None:
+            return self._ranges.read_range(*span)
+        return self.source.read(rows)
 
     def _made_of(self, found: Any, epoch: int, batch: int, rows: RowIds, padded: int) -> Batch:
         inputs, targets, *classes = found
@@ -421,20 +298,6 @@ def _one(preprocess: Preprocessor | Sequence[Preprocessor] | None, seed: int) ->
             f"them; wrap a function: dt.Augment(fn)"
         )
     return Chain(*preprocess, seed=seed)
-
-
-def _ids(rows: Any) -> Any:
-    """Give row numbers as they can be checked: tensors as arrays, and masks refused."""
-    found = rows.numpy() if isinstance(rows, torch.Tensor) else rows
-    if getattr(found, "dtype", None) == np.bool_ or (
-        isinstance(found, list | tuple) and True in map(_is_bool, found)
-    ):
-        raise TypeError("rows: found booleans, expected row numbers: give np.flatnonzero(mask)")
-    return found
-
-
-def _is_bool(value: object) -> bool:
-    return isinstance(value, bool | np.bool_)
 
 
 def _sets_to_keep(cache: Any, table: SetTable, source: StoredSource) -> list[int]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 
-from deeptrain.data.blocks import Blocks, Cut, Last
+from deeptrain.data.blocks import Blocks, Cut, Last, Stretch
 from deeptrain.data.checks import at_least, flag, known, whole
 from deeptrain.data.layout import Gaps
 from deeptrain.data.permute import invert, permute
@@ -100,8 +99,8 @@ class Order:
         )
         self._no_gaps = Gaps(self.excluded[:0], self.rows_total)
         self._cached_gaps: tuple[int, Gaps] | None = None
-        self._cached_groups: tuple[int, list[int], list[tuple[int, ...]]] | None = None
-        self._blocks = Blocks()
+        self._cached_begins: tuple[int, list[int]] | None = None
+        self._blocks, self._groups = Blocks(), Blocks()
 
     def _nothing(self) -> str:
         if self.rows_total == 0:
@@ -192,37 +191,35 @@ class Order:
         first, last = self.at(epoch, np.array([start, stop - 1])).tolist()
         return (first, last + 1) if last - first == stop - start - 1 else None
 
-    def groups(self, epoch: int, rows: RowIds) -> tuple[tuple[int, ...], ...]:
-        """Give the sets of each group that has some of these rows, under `"samples"`.
+    def stretches(self, epoch: int, batch: int, most: int) -> tuple[Stretch, ...]:
+        """Give the groups of sets that a batch draws from, under `"samples"`, so that each can be read whole.
 
         Args:
             epoch: From 0.
-            rows: int64 of shape `(n,)`.
+            batch: From 0.
+            most: How many rows a group may have.
 
         Returns:
-            The groups in the order in which the rows first draw from them; for each, its sets in the epoch's order.
-            Under other modes, `()`.
+            The rows of each group as they are served, and which of them are the batch's, without those that pad it; `()`
+            under other modes, and where a group has more rows.
+
+        Raises:
+            IndexError: There is no such epoch or batch.
         """
+        span = self.span(epoch, batch)
         if self.shuffle != "samples":
             return ()
-        layout = self._shuffling.layout(epoch)
-        groups = dict.fromkeys((layout.places(rows) // self.group).tolist())
-        return tuple(
-            tuple(layout.sets[which * self.group : (which + 1) * self.group].tolist()) for which in groups
+        return self._groups.stretches(
+            epoch, self.group_begins(epoch), span, lambda positions: self.at(epoch, positions), most
         )
 
-    def groups_between(self, epoch: int, start: int, stop: int) -> tuple[tuple[int, ...], ...]:
-        """Give the groups that the positions `start` to `stop - 1` lie in, under `"samples"` with no row excluded.
-
-        What `groups` gives for the rows there, without looking at each.
-        """
-        cached = self._cached_groups
+    def group_begins(self, epoch: int) -> list[int]:
+        """Give the position at which each group of sets begins, and one after the last."""
+        cached = self._cached_begins
         if cached is None or cached[0] != epoch:
-            sets, starts = self._shuffling.layout(epoch).sets.tolist(), self._shuffling.group_starts(epoch)
-            every = [tuple(sets[at : at + self.group]) for at in range(0, len(sets), self.group)]
-            self._cached_groups = cached = (epoch, starts.tolist(), every)
-        _, begins, groups = cached
-        return tuple(groups[bisect_right(begins, start) - 1 : bisect_left(begins, stop)])
+            begins = self._gaps(epoch).rank(self._shuffling.group_starts(epoch)).tolist()
+            self._cached_begins = cached = (epoch, [*begins, self.rows_kept])
+        return cached[1]
 
     def sets_of(self, rows: RowIds) -> RowIds:
         """Give the index of each row's set."""
@@ -267,11 +264,12 @@ class Order:
         whole = batches < full
         if whole.any():
             # The first batch that begins in each group; a group within one batch may have none.
-            begin = self._gaps(epoch).rank(self._shuffling.group_starts(epoch))
+            begin = np.array(self.group_begins(epoch)[:-1])
             starts = np.minimum(-(-begin // self.batch_size), full)
-            batches[whole] = self._shuffling.mixed(
-                step, "batches", epoch, batches[whole], starts=starts, total=full
-            )
+            # Each batch once: its rows move together.
+            present, row = np.unique(batches[whole], return_inverse=True)
+            mixed = self._shuffling.mixed(step, "batches", epoch, present, starts=starts, total=full)
+            batches[whole] = mixed[row]
         return batches * self.batch_size + within
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from deeptrain.data.batch import RowIds
-    from deeptrain.data.blocks import Last
+    from deeptrain.data.blocks import Last, Stretch
 
 SHOWN = 120  # characters of an edit in an error; it may name a million rows
 
@@ -173,32 +173,25 @@ class Plan:
             return None, padded
         return order.row_span(epoch, *positions), 0
 
-    def groups(self, epoch: int, batch: int) -> tuple[tuple[int, ...], ...]:
-        """Give the groups of sets that a batch draws from, under `"samples"`, so that they can be read whole.
+    def stretches(self, epoch: int, batch: int, most: int) -> tuple[Stretch, ...]:
+        """Give the groups of sets that a batch draws from, under `"samples"`, so that each can be read whole.
+
+        Args:
+            epoch: From 0.
+            batch: From 0.
+            most: How many rows a group may have.
 
         Returns:
-            For each group, in the order in which the batch first draws from it, the indices of its sets in the epoch's
-            order, without sets that are empty or wholly excluded by now (but never without one that the batch draws
-            from). Under other modes, `()`.
+            The rows of each group that are still to be served, in their order, and which of them are the batch's, without
+            those that pad it. Under other modes, for rows that an edit names, and where a group has more rows: `()`.
 
         Raises:
             IndexError: There is no such batch.
         """
-        order = self._order(epoch)
-        if order.shuffle != "samples":
-            return ()
-        latest = self._orders[-1][1]
-        plain = epoch not in self._courses and not len(latest.excluded) and latest.has_no_empty_sets
-        if plain and not order.padded(epoch, batch):  # mostly; then every set is wanted
-            return order.groups_between(epoch, *order.span(epoch, batch))
-        rows = self.rows(epoch, batch)
-        wanted = latest.kept_sets.copy()
-        wanted[order.sets_of(rows)] = True
-        return tuple(tuple(which for which in group if wanted[which]) for group in order.groups(epoch, rows))
-
-    def settle(self, epoch: int, batch: int) -> tuple[int, int]:
-        """Give the place itself, or the beginning of the next epoch if an edit left nothing of this one."""
-        return (epoch, batch) if batch < self.batches(epoch) else (epoch + 1, 0)
+        course = self._course(epoch, batch)
+        if course is not None:
+            return course.stretches(batch, most)
+        return self._order(epoch).stretches(epoch, batch, most)
 
     def edited(self, epoch: int, batch: int, edit: Edit) -> Plan:
         """Give the plan with an edit; batches before the place stay as they are.
@@ -212,7 +205,7 @@ class Plan:
             edit: `Skip`, `Exclude`, `Repeat` or `BatchSize`.
 
         Returns:
-            The new plan. Where it leaves no batch at the place, the next one is at `settle(epoch, batch)`.
+            The new plan. It may leave no batch at the place, and none of the epoch.
 
         Raises:
             IndexError: There is no such place.

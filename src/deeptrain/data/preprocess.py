@@ -26,6 +26,7 @@ class Preprocessor:
 
     Attributes:
         random: Whether `piece` draws random numbers.
+        may_be_empty: Whether `count` may be 0. Such a batch is passed over: it counts as a batch, and is no iteration.
 
     Example:
         >>> class Halves(Preprocessor):
@@ -47,6 +48,7 @@ class Preprocessor:
     """
 
     random: bool = False
+    may_be_empty: bool = False
 
     def count(self, batch: Batch, phase: Phase) -> int | None:  # noqa: ARG002 - for overriding
         """Say how many pieces a batch has; None where only the outcomes tell."""

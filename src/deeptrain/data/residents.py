@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, TypeAlias
 from deeptrain.data.forks import renew_in_children
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     import torch
 
-Key: TypeAlias = tuple[int, ...]
+Key: TypeAlias = "Hashable"
 
 
 class Residents:
@@ -28,6 +28,9 @@ class Residents:
         self._most = most
         self._count = count
         self._held: dict[Key, Future[torch.Tensor]] = {}
+        self._sizes: dict[
+            Key, int
+        ] = {}  # bytes of what is read and may go, from the oldest use to the newest
         self._newest: tuple[Key, torch.Tensor] | None = None  # asked for again and again: no lock, no future
         self._kept: set[Key] = set()
         self._lock = threading.Lock()
@@ -65,11 +68,14 @@ class Residents:
             future = mine
             try:
                 with self._lock:
-                    future = self._held.pop(key, mine)
-                    self._held[key] = future  # at the end: the newest
+                    future = self._held.get(key, mine)
+                    self._held[key] = future
+                    if key in self._sizes:
+                        self._sizes[key] = self._sizes.pop(key)  # at the end: the newest
                 if future is mine:
-                    mine.set_result(read())
-                    self._shrink()
+                    value = read()
+                    mine.set_result(value)
+                    self._count_in(key, value.nbytes)
                 return future.result()
             except BaseException as error:
                 # A signal may raise anywhere in here. Whatever happened, nobody is to wait for a read that ended.
@@ -80,25 +86,26 @@ class Residents:
     def _abandon(self, key: Key, mine: Future[torch.Tensor], error: BaseException) -> None:
         with self._lock:
             held = self._held.get(key)
-            if held is mine or (held is not None and held.done() and held.exception() is error):
+            failed = held is not None and held.done() and held.exception() is error
+            counted = key in self._sizes or key in self._kept
+            if held is mine or failed or (held is not None and held.done() and not counted):
                 del self._held[key]
         if not mine.done():
             mine.set_exception(error)
 
-    def _shrink(self) -> None:
+    def _count_in(self, key: Key, size: int) -> None:
+        """Count what was read, and let go of what is too much."""
         with self._lock:
-            done = {
-                key: future.result().nbytes
-                for key, future in self._held.items()
-                if future.done() and future.exception() is None
-            }
-            loose = [key for key in done if key not in self._kept]
-            total, count = sum(done[key] for key in loose), len(loose)
-            for key in loose[:-1]:  # the newest stays whatever its size: somebody is about to use it
-                if total <= self._most and count <= self._count:
-                    break
-                total, count = total - done[key], count - 1
-                del self._held[key]
+            if key not in self._kept and key in self._held:
+                self._sizes[key] = size
+            # The newest stays whatever its size: somebody is about to use it.
+            while len(self._sizes) > 1 and self._is_too_much():
+                oldest = next(iter(self._sizes))
+                self._held.pop(oldest, None)
+                self._sizes.pop(oldest, None)
+
+    def _is_too_much(self) -> bool:
+        return len(self._sizes) > self._count or sum(self._sizes.values()) > self._most
 
     def drop(self, key: Key) -> None:
         """Let go of what is held under a key; one that is being read now stays until its readers have it."""
@@ -106,6 +113,7 @@ class Residents:
             held = self._held.get(key)
             if held is not None and held.done():
                 del self._held[key]
+                self._sizes.pop(key, None)
             if self._newest is not None and self._newest[0] == key:
                 self._newest = None
 
@@ -113,4 +121,5 @@ class Residents:
         """Let go of everything."""
         with self._lock:
             self._held.clear()
+            self._sizes.clear()
             self._newest = None

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from deeptrain.data.batch import RowIds, aligned
+from deeptrain.data.batch import RowIds, aligned, is_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from deeptrain.data.blocks import Stretch
     from deeptrain.data.buffers import Take
 
 
@@ -68,7 +69,7 @@ class StoredSource(Source, Protocol):
         self,
         rows: RowIds,
         span: tuple[int, int] | None,
-        groups: tuple[tuple[int, ...], ...],
+        stretches: tuple[Stretch, ...],
         take: Take,
         *,
         near: bool,
@@ -78,7 +79,7 @@ class StoredSource(Source, Protocol):
         Args:
             rows: int64 row ids of shape `(n,)`.
             span: The first row and one after the last, where the rows follow each other and that is known.
-            groups: Sets, by their indices, of which all rows will be asked for soon; they hold all these rows.
+            stretches: What to read together, as it will be asked for soon: the first rows lie in these, one after another.
             take: Gives the memory for a tensor of some shape and dtype.
             near: Whether the other rows of their sets will be asked for soon too.
         """
@@ -198,9 +199,8 @@ class Arrays:
         Raises:
             IndexError: A row id is out of range.
         """
-        start, stop = int(rows[0]), int(rows[0]) + len(rows)
-        if int(rows[-1]) == stop - 1 and np.array_equal(rows, np.arange(start, stop)):
-            return self.read_range(start, stop)
+        if is_run(rows):
+            return self.read_range(int(rows[0]), int(rows[-1]) + 1)
         index = torch.from_numpy(rows)
         return self._read(lambda leaf: leaf.pick(index))
 

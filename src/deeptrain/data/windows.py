@@ -38,7 +38,8 @@ class Windows(Preprocessor):
         label: `"series"`: each window has the targets of the whole series. `"windows"`: the targets have the same time
             axis and are cut alike.
         short: What happens with a series of fewer steps than `size`: an `"error"`, or it is one window, as short as it is
-            (`"keep"`) or padded (`"pad"`). With `"drop"` its row is left out of the windows.
+            (`"keep"`) or padded (`"pad"`). With `"drop"` its row is left out of the windows, and a batch of short series
+            alone is passed over.
         tail: What happens with the steps behind the last whole window: `"drop"`; a window more that ends with the series
             and overlaps the one before (`"overlap"`); or one more that is padded (`"pad"`).
         weights: What the rows' weights are multiplied with, for instance because a label is better founded at a series'
@@ -80,6 +81,7 @@ class Windows(Preprocessor):
         self.axis = whole_number("Windows: axis", axis, 1)
         self.label = _one_of("label", label, get_args(Label))
         self.short = _one_of("short", short, get_args(Short))
+        self.may_be_empty = self.short == "drop"
         self.tail = _one_of("tail", tail, get_args(Tail))
         self.weights: tuple[float, float] | Callable[[int, int], float] | None = _checked_weights(weights)
         self.validation_starts = (

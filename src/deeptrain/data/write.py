@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from deeptrain.data.checks import at_least, known, whole
+from deeptrain.data.progress import progress_bar
 from deeptrain.data.writers.cutting import (
     NO_ROWS,
     REMAINDERS,
@@ -18,7 +19,6 @@ from deeptrain.data.writers.cutting import (
 )
 from deeptrain.data.writers.directory import check_name, refuse_to_replace
 from deeptrain.data.writers.formats import Format, FormatName, format_of
-from deeptrain.data.writers.progress import progress_bar
 from deeptrain.data.writers.rows import INPUTS, Stream, rows_of
 from deeptrain.data.writers.spool import spooled, spools
 from deeptrain.data.writers.staging import staged
@@ -192,7 +192,10 @@ class _Job:
     def _fill(self, blocks: Iterable[Block], directory: Path, total: int | None) -> int:
         sets = joined_to_sets(blocks, self.rows_per_set, short=self.remainder != "drop", dtype=self.dtype)
         count = 0
-        with progress_bar("writing", total, wanted=self.progress) as done, spools(directory) as in_one:
+        with (
+            progress_bar("writing", total, "rows", wanted=self.progress) as done,
+            spools(directory) as in_one,
+        ):
             for count, columns in enumerate(sets, 1):
                 self._put(directory, count, columns, in_one)
                 done(len(columns[INPUTS]))

@@ -130,7 +130,7 @@ class Pass:
 
         What a module carries from piece to piece begins anew with the batch, and is put back after it.
         """
-        self._feed.fetch()  # under the streams as they are: reading draws from none
+        self._feed.whole()  # under the streams as they are: reading draws from none
         with self._aside(self._feed.position.batch):
             reset_states(self._step.modules())
             return self._feed.through(self._step.evaluate)
@@ -178,8 +178,13 @@ class Pass:
         """Loss and metrics over the whole pass.
 
         Raises:
-            ValueError: A metric gave something that is no number; the message names it.
+            ValueError: A metric gave something that is no number; the message names it. Or there is nothing to judge.
         """
+        if not self._predictions:
+            raise ValueError(
+                f"the validation's {self.done} batches have no piece that could be judged: its preprocessor leaves all of "
+                f"their rows out"
+            )
         predictions, targets = _join(self._predictions), _join(self._targets)
         found: dict[str, float] = {}
         with self._aside("figures"), torch.no_grad():

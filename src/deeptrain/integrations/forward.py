@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from deeptrain.data.batch import Batch, SetTable
+from deeptrain.data.cursor import CursorFeed
 from deeptrain.data.dataset import inputs_and_targets
-from deeptrain.data.feed import CursorFeed, Position
-from deeptrain.integrations.progress import walking_bar, warn_of_walking
+from deeptrain.data.feed import Position
+from deeptrain.data.progress import progress_bar
 from deeptrain.integrations.walk import Mark, Pulled, Walk
 
 if TYPE_CHECKING:
@@ -224,16 +225,20 @@ class ForwardFeed(CursorFeed):
         ahead = position.batch - (walk.position.batch if walk.position.epoch == position.epoch else 0)
         if not self._warned:
             self._warned = True
-            warn_of_walking(self._name, ahead, self.remedy)
+            warnings.warn(
+                f"{self._name} is walked through {ahead} batches to where it is to go on, which takes as long as they took to "
+                f"load; {self.remedy}",
+                stacklevel=2,
+            )
         try:
-            with walking_bar(ahead) as moved:
+            with progress_bar("walking to the position", ahead, "batches") as moved:
                 while walk.position < position:
                     if walk.position.epoch < position.epoch and walk.is_over():
                         self._end(walk)
                         walk = self._open(walk.mark)
                     else:
                         walk.take()
-                    moved()
+                    moved(1)
         except BaseException:
             walk.close()
             raise

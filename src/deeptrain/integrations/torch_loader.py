@@ -11,8 +11,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from deeptrain.data.batch import Batch, SetTable
+from deeptrain.data.cursor import CursorFeed
 from deeptrain.data.dataset import inputs_and_targets, known_length
-from deeptrain.data.feed import CursorFeed, Feed, Position
+from deeptrain.data.feed import Feed, Position
 from deeptrain.data.running import Running
 from deeptrain.data.workers import Reader
 from deeptrain.integrations.orders import Orders

@@ -109,6 +109,13 @@ class Due:
     def __init__(self, every: Every) -> None:
         self.unit, self.n = every.unit, int(every.n)
 
-    def __call__(self, done: TrainCount, moved: tuple[str, ...]) -> bool:
-        """Whether the commit that moved these counters brought the occasion."""
-        return self.unit in moved and getattr(done, self.unit) % self.n == 0
+    def __call__(self, done: TrainCount, moved: tuple[str, ...], passed: int = 1) -> bool:
+        """Whether the commit that moved these counters brought the occasion.
+
+        Args:
+            done: The counters after it.
+            moved: Which of them it moved.
+            passed: By how much it moved that of the batches.
+        """
+        step = passed if self.unit == "batches" else 1
+        return self.unit in moved and getattr(done, self.unit) % self.n < step

@@ -11,24 +11,27 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def progress_bar(text: str, total: int | None, *, wanted: bool) -> Iterator[Callable[[int], None]]:
-    """Show how many rows are done.
+def progress_bar(
+    text: str, total: int | None, unit: str, *, wanted: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """Show how much is done.
 
     Args:
         text: What is being done.
-        total: How many rows there are; None where that is not known.
+        total: How much there is to do; None where that is not known.
+        unit: What is counted, such as "rows".
         wanted: Whether to show it. It is shown on a terminal alone.
 
     Yields:
-        A function to be called with the rows done since the last call.
+        A function to be called with how much was done since the last call.
     """
     if not (wanted and sys.stderr.isatty()):
-        yield lambda _rows: None
+        yield lambda _count: None
         return
     from rich.console import Console  # noqa: PLC0415 - only who watches pays for it
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(text, total=total)
-        yield lambda rows: bar.advance(task, rows)
+        yield lambda count: bar.advance(task, count)
