@@ -1,5 +1,6 @@
 """Going back: to the exact state of then, on a new branch, that is on the disk once the call has returned."""
 
+import io
 import os
 import threading
 
@@ -77,8 +78,15 @@ def test_a_run_that_is_done_goes_back_too(tmp_path):
     t.rewind(to=dt.At(batch=11))
     assert (t.progress.phase, t.progress.train.batches) == (dt.Phase.TRAIN, 11)
     t.close()
-    again = make(tmp_path)
+    again = make(tmp_path, verbosity=dt.Display(1, stream=(said := io.StringIO())))
     assert again.progress.train.batches == 11
+    again.fit()  # the script runs again, and had come to the end by then
+    assert again.progress.train.batches == 11
+    assert (
+        "fit() is passed over: the run had come to there before the script's rewind(batches=11)"
+        in said.getvalue()
+    )
+    again.rewind(to=dt.At(batch=11))
     again.fit()
     assert state(again) == end
 
@@ -693,5 +701,5 @@ def test_what_else_cannot_be_gone_back_by(tmp_path):
     with pytest.raises(ValueError, match="cannot be edited"):
         t.rewind(batches=1, skip="last")
     child = recipes.trainer("multistep", runs=tmp_path, feed="torch", resume=str(t.run.path))
-    with pytest.raises(ValueError, match="no checkpoint"):
-        child.rewind(to=dt.At(batch=1))
+    with pytest.raises(ValueError, match="nothing was saved in this run yet"):
+        child.rewind(batches=0)

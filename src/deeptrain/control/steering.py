@@ -113,11 +113,22 @@ class Steering:
         return number < len(self._script) if origin == "script" else number in self._prompt
 
     def has_been_at(self, trainer: Trainer, counter: str, count: int) -> bool:
-        """Whether a script that runs again asks for a point that it had come to, before it went back behind it."""
+        """Whether a script that runs again asks for a point that it had come to, before it went back behind it; says so."""
         if trainer.progress.train.iterations != self._resumed_at:
             return False
         outstanding = self._script[len(self._script) - self._to_pass :] if self._to_pass else []
-        return any(made[2].get(counter, 0) >= count for made in outstanding)
+        behind = [
+            made
+            for made in outstanding
+            if made[2].get(counter, 0) >= count > getattr(trainer.progress.train, counter)
+        ]
+        for verb, path, _ in behind[:1]:
+            call = Change(verb, path)
+            trainer.display.say(
+                f"fit() is passed over: the run had come to there before the script's {call}, which it has and waits for; "
+                'where the script does not make that call any more, Trainer(resume="new") starts anew'
+            )
+        return bool(behind)
 
     # ------------------------------------------------------------------ asking
 
