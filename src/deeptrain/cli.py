@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parsed = _parser().parse_args(arguments)
     try:
+        _find_runs(parsed)
         return int(parsed.run(parsed))
     except (OSError, ValueError, RuntimeError) as error:
         print(f"deeptrain {parsed.command}: {error}", file=sys.stderr)
@@ -35,6 +36,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"deeptrain {parsed.command}: interrupted", file=sys.stderr)
         return 130
+
+
+def _find_runs(parsed: argparse.Namespace) -> None:
+    """Put directories in place of runs that are given by a name, or by "M3"."""
+    for argument in _RUNS.get(parsed.command, ()):
+        if not getattr(parsed, argument).is_dir():
+            from deeptrain.run.directory import find_run  # noqa: PLC0415 - a command pays for what it uses
+
+            setattr(parsed, argument, find_run(getattr(parsed, argument)))
+
+
+# Which arguments of which commands say which run; the commands to a run that trains look for it themselves.
+_RUNS = {
+    "info": ("path",),
+    "log": ("path",),
+    "verify": ("path",),
+    "replay": ("path",),
+    "diff": ("one", "two"),
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,10 +109,9 @@ def _demo(parsed: argparse.Namespace) -> int:
 
 
 def _info(parsed: argparse.Namespace) -> int:
-    from deeptrain.run.directory import find_run  # noqa: PLC0415
     from deeptrain.run.reader import open_run  # noqa: PLC0415
 
-    print(open_run(parsed.path if parsed.path.is_dir() else find_run(parsed.path)).describe())
+    print(open_run(parsed.path).describe())
     return 0
 
 

@@ -1,5 +1,6 @@
 """Which run a script continues, and what happens where the script has changed since."""
 
+import io
 import json
 import subprocess
 import sys
@@ -312,3 +313,58 @@ def test_a_finished_run_says_that_nothing_is_left(tmp_path, capsys):
         t.fit()
     with trainer(tmp_path, verbosity=1):
         assert "nothing is left to train" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------ from another run's state
+
+
+def test_a_script_that_begins_with_another_runs_state_continues_its_own_run(tmp_path):
+    source = recipes.trainer("multistep", runs=tmp_path, name="source")
+    source.fit(until=dt.At(batch=5))
+    source.close()
+
+    def script(until):
+        t = recipes.trainer("multistep", runs=tmp_path, name="child", resume=str(source.run.path))
+        t.fit(until=until)
+        t.close()
+        return t
+
+    one, two, three = script(dt.At(batch=7)), script(None), script(None)
+    assert one.run.path == two.run.path == three.run.path
+    assert [t.progress.train.batches for t in (one, two, three)] == [7, 16, 16]
+    other = recipes.trainer("multistep", runs=tmp_path, name="other", resume=str(source.run.path))
+    assert other.run.path != one.run.path
+    assert other.progress.train.batches == 5
+
+
+def test_settings_that_differ_from_another_runs_name_a_way(tmp_path):
+    source = recipes.trainer("multistep", runs=tmp_path, name="source")
+    source.fit(until=dt.At(batch=5))
+    source.close()
+    with pytest.raises(dt.FingerprintMismatch) as error:
+        recipes.trainer("onecycle", runs=tmp_path, name="child", resume=str(source.run.path))
+    assert "source/checkpoints/" in str(error.value).splitlines()[0]
+    assert "load_skip" in str(error.value)
+    assert 'resume="keep"' not in str(error.value)
+
+
+def test_a_run_that_is_done_is_gone_on_from_where_that_is_asked_for(tmp_path):
+    said = io.StringIO()
+
+    def script(**more):
+        t = recipes.trainer(
+            "multistep",
+            runs=tmp_path,
+            name="r",
+            verbosity=dt.Display(1, stream=said),
+            **({"config": {"a": 1}} | more),
+        )
+        t.fit()
+        t.close()
+        return t.run.path.name, t.progress.train.epochs
+
+    assert script() == ("M1__r", 2)
+    assert script(config={"a": 2}, epochs=3, resume="keep") == ("M1__r", 3)
+    assert script(config={"a": 3}, epochs=4, resume="take") == ("M1__r", 4)
+    assert script(config={"a": 4}) == ("M2__r", 2)
+    assert "M1__r is done and was made with other settings" in said.getvalue()

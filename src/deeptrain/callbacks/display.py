@@ -80,6 +80,11 @@ class Display:
             self.say(f"passed over a checkpoint that is not whole: {line}")
         if found.parent is not None:
             self.say(f"{place}: a new run from {found.parent}")
+        elif found.finished is not None:
+            self.say(
+                f"{place}: a new run; {found.finished} is done and was made with other settings (to go on with that one: "
+                'resume="keep" or "take", and more epochs)'
+            )
         elif found.state is None:
             self.say(f"{place}: a new run")
         for path in found.unfinished[:1]:
@@ -110,7 +115,8 @@ class Display:
         if trainer.progress.phase is Phase.DONE:
             self.say(f'{name}: {line}; nothing is left to train (more epochs, or resume="new", train on)')
             return
-        again = replay_until - trainer.progress.train.iterations
+        travel = trainer.run.travel
+        again = replay_until - trainer.progress.train.iterations if travel is None else 0
         more = f"; {again} or more of them again" if again > 0 else ""
         self.say(f"{name}: continuing at {line}{more}")
 

@@ -133,7 +133,10 @@ class Commands:
         if order.verb in _CHANGES:
             change = Change(_CHANGES[order.verb], order.text, order.value)
             trainer.steering.make(trainer, change, "process", id=identity)
-            return "" if order.verb == "set" else "it follows once what is pending is through"
+            if order.verb == "stop" and self.held_from is not None:
+                self._let_go(trainer)  # a run that is held comes to no end
+            paused = ", and the run is paused: unpause it, or step" if self.held_from is not None else ""
+            return "" if order.verb == "set" else f"it follows once what is pending is through{paused}"
         act, text = self._acts(trainer, order)
         entry = {"verb": order.verb, "text": order.text, "value": order.value, "id": identity}
         trainer.run.journal("command", durable=True, at=trainer.progress.train.iterations, **entry)

@@ -67,9 +67,13 @@ class FingerprintMismatch(ValueError):  # noqa: N818 - what it is, and a public 
         mismatches: Iterable[Mismatch],
         run: str | PathLike[str] | None = None,
         replaced: Iterable[dict[str, Any]] = (),
+        *,
+        from_path: bool = False,
     ) -> None:
         self.mismatches = list(mismatches)
-        super().__init__(_message(self.mismatches, run) + _of_replaced(self.mismatches, replaced))
+        super().__init__(
+            _message(self.mismatches, run, from_path=from_path) + _of_replaced(self.mismatches, replaced)
+        )
 
 
 def compare(recorded: dict[str, Any], present: dict[str, Any]) -> list[Mismatch]:
@@ -117,14 +121,24 @@ def _text(value: Any) -> str:
     return text if len(text) <= _LENGTH else f"{text[: _LENGTH - 3]}..."
 
 
-def _message(mismatches: list[Mismatch], run: str | PathLike[str] | None) -> str:
+_CHOICES = (
+    'choose: resume="new" starts another run; resume="keep" goes on with the run\'s values; resume="take" goes '
+    "on with the script's. A model with other parameters needs a new run."
+)
+_OF_PATH = (
+    "resume= with a path goes on from that state with the settings of then. For others: make the trainer without resume= and "
+    "load what is wanted, trainer.load(path, skip=['optimizer.param_groups.*.lr']) or only=['model']; or say on the part what "
+    "of it never comes from a saved state, step.load_skip = ['optimizer.param_groups.*.lr']."
+)
+
+
+def _message(mismatches: list[Mismatch], run: str | PathLike[str] | None, *, from_path: bool = False) -> str:
     lines = "".join(f"\n  {mismatch}" for mismatch in mismatches[:_LISTED])
     more = f"\n  and {len(mismatches) - _LISTED} more" if len(mismatches) > _LISTED else ""
     which = "the run" if run is None else f"the run {run}"
     return (
         f"{which} was started with other settings than this script's (the run's -> the script's):{lines}{more}\n"
-        'choose: resume="new" starts another run; resume="keep" goes on with the run\'s values; resume="take" goes '
-        "on with the script's. A model with other parameters needs a new run."
+        f"{_OF_PATH if from_path else _CHOICES}"
     )
 
 

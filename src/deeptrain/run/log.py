@@ -71,7 +71,7 @@ class RunLog:
             )
         self.branches = {0: Branch(0)}
         self.present, self.origin = 0, _origin(self.path)
-        self._starts = 0
+        self._starts, self._seen = 0, set[tuple[Any, ...]]()
         for entry in read_journal(journal):
             self._add(entry)
         for run, origin in forks_of(self.path):
@@ -88,8 +88,17 @@ class RunLog:
             branch.at = branch.last = at
         elif kind == "iteration":
             branch.last = max(branch.last, at) if entry.get("replayed") else at
-        elif words := self._words(kind, entry):
+        elif (words := self._words(kind, entry)) and self._is_new(entry):
             branch.events.append((at, words))
+
+    def _is_new(self, entry: dict[str, Any]) -> bool:
+        """Whether an entry is not the one of a change that was written down before, by a process that died then."""
+        if "number" not in entry:
+            return True
+        key = entry.get("branch", 0), entry["origin"], entry["number"]
+        is_new = key not in self._seen
+        self._seen.add(key)
+        return is_new
 
     def _where_it_left(self, entry: dict[str, Any]) -> int:
         """The branch that a new one's first state lies on: the newest before it that had begun by then."""
@@ -162,6 +171,7 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str | None]] = {
     "intervention": _on_intervention,
     "replay": _on_replay,
     "trial": _on_trial,
+    "replace": lambda entry: f"replaced {', '.join(entry['parts'])}",
     "interrupt": lambda entry: str(entry["reason"]),
     "exception": lambda entry: str(entry["reason"]),
     "load": lambda entry: f"load({entry.get('path')!r})" + (" in part" if entry.get("part") else ""),

@@ -151,10 +151,20 @@ def write_start(
 
 def newest_start(run: str | os.PathLike[str]) -> dict[str, Any] | None:
     """How the newest start of a run was made; None where its record cannot be read."""
-    record = Path(run) / "record"
+    with suppress(OSError):
+        return _start(run, _next_number(Path(run) / "record") - 1)
+    return None
+
+
+def first_start(run: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """How the first start of a run was made; None where its record cannot be read."""
+    return _start(run, 1)
+
+
+def _start(run: str | os.PathLike[str], number: int) -> dict[str, Any] | None:
     with suppress(OSError, ValueError):
-        number = _next_number(record) - 1
-        found = json.loads((record / f"start-{number:04d}.json").read_text(encoding="utf-8"))
+        text = (Path(run) / "record" / f"start-{number:04d}.json").read_text(encoding="utf-8")
+        found = json.loads(text)
         return found if isinstance(found, dict) else None
     return None
 

@@ -15,6 +15,7 @@ from deeptrain.run.branches import newest_of
 from deeptrain.run.declared import not_skipped
 from deeptrain.run.directory import RunDirectory
 from deeptrain.run.fingerprint import FingerprintMismatch, Mismatch, compare
+from deeptrain.run.record import first_start
 from deeptrain.run.replaced import is_another_script, other_callbacks, schedule_as
 from deeptrain.run.travel import Travel
 from deeptrain.state.progress import Phase
@@ -44,6 +45,7 @@ class Found:
         unfinished: Where no name was given, the runs without a name that could be gone on from.
         line: The branch that the run is on.
         travel: The point of another run to come to again, or None.
+        finished: The run of this name that is done and was made with other settings, so that a new one is begun.
         chain: What of the state's history is whole in this run's segments, where there are any.
     """
 
@@ -54,6 +56,7 @@ class Found:
     unfinished: list[Path] = field(default_factory=list)
     line: Line = field(default_factory=Line)
     travel: Travel | None = None
+    finished: Path | None = None
     chain: Chain | None = None
 
 
@@ -80,11 +83,21 @@ def find(trainer: Trainer, runs: Path, name: str | None, resume: str | PathLike[
         hold(RunDirectory.create(runs, name))
         return Found(unfinished=others)
     if resume in CHOICES:
-        return _continue(trainer, runs, name, hold)
+        return _continue(trainer, runs, name, str(resume), hold)
     found = _from_path(Path(resume))
+    if name is not None and _is_child(runs, name, Path(resume)):
+        return _continue(trainer, runs, name, "auto", hold)
     schedule_as(trainer, found.state or {})
     hold(RunDirectory.create(runs, name))
     return found
+
+
+def _is_child(runs: Path, name: str, source: Path) -> bool:
+    """Whether the newest run of a name was begun by the same `resume=`: then the same script runs again."""
+    for path in RunDirectory.find(runs, name)[:1]:
+        asked = (first_start(path) or {}).get("origin", {}).get("resume")
+        return asked is not None and Path(asked).resolve() == source.resolve()
+    return False
 
 
 def unfinished(runs: Path) -> list[Path]:
@@ -97,7 +110,7 @@ def unfinished(runs: Path) -> list[Path]:
     return found
 
 
-def _continue(trainer: Trainer, runs: Path, name: str | None, hold: Hold) -> Found:
+def _continue(trainer: Trainer, runs: Path, name: str | None, resume: str, hold: Hold) -> Found:
     if name is None:
         raise ValueError('resume="keep" and "take" continue a run by its name: give the trainer name="..."')
     known = RunDirectory.find(runs, name)
@@ -112,11 +125,11 @@ def _continue(trainer: Trainer, runs: Path, name: str | None, hold: Hold) -> Fou
     newest = newest_of(directory.path)
     schedule_as(trainer, newest.tree)
     done = newest.info["phase"] == Phase.DONE.value
-    if done and is_another_script(trainer, newest.tree, newest.info["settings"]):
+    if done and resume == "auto" and is_another_script(trainer, newest.tree, newest.info["settings"]):
         # Nothing is left to continue, and the script is another one by now.
         directory.release()
         hold(RunDirectory.create(runs, name))
-        return Found()
+        return Found(finished=directory.path)
     passed_over = _in_words(newest.passed_over)
     return Found(newest.tree, newest.info, None, passed_over, line=newest.line, chain=newest.chain)
 
@@ -158,7 +171,9 @@ def reconcile(trainer: Trainer, found: Found, resume: str) -> Callable[[], None]
         return _keep(trainer, found, mismatches)
     if resume == "take":
         return _take(trainer, mismatches, replaced)
-    raise FingerprintMismatch(mismatches, trainer.run.path, replaced)
+    raise FingerprintMismatch(
+        mismatches, found.parent or trainer.run.path, replaced, from_path=found.parent is not None
+    )
 
 
 def _nothing() -> None:

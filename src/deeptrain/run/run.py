@@ -191,6 +191,7 @@ class Run:
             trainer.display.on_environment(differences, self.standing.lost())
         origin = {
             "parent": None if found.parent is None else str(found.parent),
+            "resume": None if found.parent is None else resume,
             "passed_over": found.passed_over,
         }
         write_start(self.path, trainer.settings, trainer.config, origin, self.standing.announced)
