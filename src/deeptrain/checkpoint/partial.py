@@ -52,6 +52,9 @@ class Report:
     ignored: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
 
+    def __repr__(self) -> str:  # what a prompt shows: the paths themselves may be thousands
+        return f"Report({self})"
+
     def __str__(self) -> str:
         said = [("loaded", self.loaded), ("kept", self.kept), ("ignored", self.ignored)]
         said += [("dropped", self.dropped)] if self.dropped else []

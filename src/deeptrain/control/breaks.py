@@ -61,6 +61,8 @@ class Breaks:
             elif name.startswith("train.") and len(trainer.history) and name not in trainer.history:
                 known = [figure for figure in trainer.history if figure.startswith("train.")]
                 raise ValueError(f"{name}: there is no such figure; there are {known}")
+            elif name.startswith("val."):
+                _refuse_unknown(name, trainer)
             elif name.split(".")[0] not in {"train", "val"}:
                 tree.get(trainer.state_dict(), name)
         self.conditions.append(condition)
@@ -121,6 +123,15 @@ class Breaks:
             return [] if last is None else [last]
         found = trainer.get(name)
         return [_number(leaf) for _, leaf in tree.walk(found)]
+
+
+def _refuse_unknown(name: str, trainer: Trainer) -> None:
+    validation = trainer.judging.validation
+    known = [] if validation is None else [f"val.{figure}" for figure in (*validation.metrics, "loss")]
+    if name not in known:
+        raise ValueError(
+            f"{name}: there is no such figure; there are {', '.join(known) or 'none of a validation'}"
+        )
 
 
 def gradients(trainer: Trainer, pattern: str) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,12 +72,24 @@ def prepare(trainer: Trainer, path: str, value: Any) -> Callable[[], None]:
     state = _state(trainer)
     present = tree.matching(state, path)
     if not present:
-        raise tree.UnknownPathError(f"there is nothing at {path!r} in the state{tree.similar(state, path)}")
+        raise tree.UnknownPathError(f"there is nothing at {path!r} in the state{_meant(state, path)}")
     new: dict[str, Any] = {}
     for place, old in present.items():
         _refuse_owned(trainer, place)
         new |= dict.fromkeys(_aliases(state, place, old), _of_the_kind(place, old, value))
     return lambda: _put(trainer, state, new)
+
+
+def _meant(state: dict[str, Any], path: str) -> str:
+    """What to say where there is nothing at a path: where a rate's or the like lies, or which paths are near."""
+    last = tree.split(path)[-1] if path else ""
+    groups = {
+        name: part["param_groups"]
+        for name, part in state.items()
+        if isinstance(part, dict) and "param_groups" in part
+    }
+    found = [f"{name}.param_groups.*.{last}" for name, kept in groups.items() if kept and last in kept[0]]
+    return f"; it lies at {' and '.join(found)}" if found else tree.similar(state, path)
 
 
 def _state(trainer: Trainer) -> dict[str, Any]:
@@ -122,6 +135,12 @@ def _of_the_kind(path: str, old: Any, value: Any) -> Any:
             raise ValueError(f"{path}: found {len(value)} values, expected {len(old)}, as in {old!r}")
         pairs = enumerate(zip(old, value, strict=True))
         return type(old)(_of_the_kind(tree.join(path, n), x, y) for n, (x, y) in pairs)
+    if (
+        isinstance(value, float)
+        and not math.isfinite(value)
+        and tree.split(path)[:2] == ["optimizer", "param_groups"]
+    ):
+        raise ValueError(f"{path}: found {value!r}, expected a finite number")
     if old is None or type(old) is type(value):
         return value
     if type(old) is float and type(value) is int:
@@ -140,7 +159,12 @@ def _below(path: str, node: Any) -> str:
 
 
 def _tensor(path: str, old: torch.Tensor, value: Any) -> torch.Tensor:
-    new = torch.as_tensor(value, dtype=None if isinstance(value, torch.Tensor) else old.dtype)
+    try:
+        new = torch.as_tensor(value, dtype=None if isinstance(value, torch.Tensor) else old.dtype)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{path}: found {value!r:.80}, expected one number or a tensor of shape {list(old.shape)} and {old.dtype}"
+        ) from error
     if new.dim() and new.shape != old.shape:
         raise ValueError(
             f"{path}: found a tensor of shape {list(new.shape)}, expected {list(old.shape)}, or one number"

@@ -56,8 +56,11 @@ class Trial:
         lines = ["  ".join(map(str.rjust, row, widths)) for row in rows]
         lines += [f"{variant} was stopped by {error}" for variant, error in self.failed.items()]
         kept = "" if self.kept is None else "; the run goes on with the one that is marked"
+        longest = min(
+            LAST, max((len(s.values) for found in self.curves.values() for s in found.values()), default=0)
+        )
         return "\n".join(
-            [f"tried from iteration {self.at}, the means of the last {LAST} values{kept}", *lines]
+            [f"tried from iteration {self.at}, the means of the last {longest} values{kept}", *lines]
         )
 
     def plot(self, path: str | Path, figure: str = "train.loss") -> None:

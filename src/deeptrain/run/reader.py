@@ -57,7 +57,7 @@ class RecordedRun:
         """Where the run stands, in a few lines."""
         newest = {name: self.history[name].values[-1] for name in self.history}
         lines = [
-            f"{self.path}: {self.info['phase']}, {self.info['epochs']} epochs, {self.info['iterations']} iterations",
+            f"{self.path}: {self.info['phase']}, {self.info['epochs']} epochs, {self.info['iterations']} iterations, by its newest checkpoint",
             *self._paused(),
             f"checkpoint  {self.checkpoint.name}  digest {self.digest}",
             *(f"passed over {path}: {why}" for path, why in self.passed_over),

@@ -473,7 +473,13 @@ class Run:
         moved = loaded.before.moved(Place.of(trainer))
         if moved is not None:
             say(trainer, f"{path}: {moved}")
-        if self.checkpoints is None or self.checkpoints.saved is None:
+        if self.checkpoints is None:
+            return
+        if self.checkpoints.saved is None:
+            if (
+                moved is not None
+            ):  # as what the run begins with, or a process that ends here would have loaded in vain
+                self.begin(trainer)
             return
         self.checkpoints.leave()
         if moved is None:
