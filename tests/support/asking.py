@@ -4,8 +4,10 @@ import os
 import shutil
 
 import deeptrain as dt
-from deeptrain.control import changes, mailbox, steering
+from deeptrain.control import changes, mailbox
+from deeptrain.control.change import Change
 from deeptrain.control.journal import read_journal
+from deeptrain.control.recorded import place_in
 from deeptrain.run.asking import _Letter
 from tests.support import fresh, recipes
 
@@ -126,9 +128,9 @@ def left_alone(runs, entries, **recipe):
     with t.interrupts:
         t._start()
         while t.progress.phase is not dt.Phase.DONE:
-            while left and left[0]["place"] == steering._place(t):
+            while left and left[0]["place"] == place_in(t):
                 entry = left.pop(0)
-                change = steering.Change(entry["verb"], entry["path"], entry["value"])
+                change = Change(entry["verb"], entry["path"], entry["value"])
                 t.steering.make(t, change, "prompt")
             t._advance()
     assert not left, f"the run did not come through {left[0]}"
