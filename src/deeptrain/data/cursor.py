@@ -120,7 +120,11 @@ class CursorFeed(ABC):
         If somebody changed the held tensors in place, they are read again: each call gives the batch as it is stored.
         """
         if self.preprocess is None:
-            return self.whole()
+            position, held = self._position, self._held
+            if held is None or held.position is not position or not held.is_unchanged():
+                found = self._read(position.epoch, position.batch)
+                self._held = held = _Held(position, found, edits_of(found))
+            return held.batch
         position, held = self._position, self._piece
         if held is not None and held.position is position and held.is_unchanged():
             return held.batch

@@ -72,6 +72,11 @@ class Standing:
             What differs, if it was not said by `go_on`.
         """
         at, present = trainer.progress.train.iterations, surroundings(trainer)
+        if present == self.announced and not (
+            self._fresh or self._restored or self._more or _astray(trainer)
+        ):
+            self.environment, self._at = present, at  # as mostly; a loop may start and stop often
+            return []
         before, fresh = self.announced, self._fresh
         lost = [reason for reason in self._changed(trainer, present) if reason.costs != "nothing"]
         if lost:
