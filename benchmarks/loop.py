@@ -97,9 +97,8 @@ def deeptrain(norm):
     def turn(seconds):
         begin, end = trainer.progress.train.iterations, time.perf_counter() + seconds
         while time.perf_counter() < end:
-            trainer.step(
-                2 * ROWS // BATCH
-            )  # about a turn: a call installs signal handlers, which fit() does once
+            # Ten turns at once: a call installs signal handlers and looks at the environment, which fit() does once.
+            trainer.step(20 * ROWS // BATCH)
         return trainer.progress.train.iterations - begin
 
     return turn
