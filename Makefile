@@ -27,7 +27,7 @@ demo: .venv/.demo
 	.venv/bin/deeptrain demo
 
 test: .venv/.dev
-	$(PY) -m pytest -n 2
+	$(PY) -m pytest -n 2 --dist worksteal
 
 lint: .venv/.dev
 	.venv/bin/ruff check .

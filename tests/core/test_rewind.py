@@ -10,7 +10,6 @@ import torch
 import deeptrain as dt
 from deeptrain.control import rewinding
 from deeptrain.control.journal import Journal, read_journal
-from deeptrain.run.checkpointing import Checkpointing
 from tests.core.test_steering import DECAY, Dies, again_and_again
 from tests.support import faults, fresh, recipes
 
@@ -390,32 +389,39 @@ MOMENTS = {
     "the old tip is saved": (rewinding.Rewind, "keep_tip", "after"),
     "on the way": (Journal, "again", "before"),
     "the point is come to": (rewinding.Rewind, "travel", "after"),
-    "the head is saved": (Checkpointing, "look", "head"),
     "before the journal's line": (Journal, "begin_branch", "before"),
     "after the journal's line": (Journal, "begin_branch", "after"),
     "at the end": (rewinding.Rewind, "arrive", "after"),
 }
 
 
-def dying_script(runs, mark, moment):
+def die_at(moment, mark):
+    """Have the process end at a moment of the next rewind, once."""
     kind, name, when = MOMENTS[moment]
     original = getattr(kind, name)
 
+    def end():
+        if not mark.exists():
+            mark.touch()
+            os._exit(9)
+
     def dies(self, *args, **kwargs):
-        if when == "before" and not mark.exists():
-            mark.touch()
-            os._exit(9)
+        if when == "before":
+            end()
         result = original(self, *args, **kwargs)
-        if when == "after" and not mark.exists():
-            mark.touch()
-            os._exit(9)
+        if when == "after":
+            end()
         return result
 
     setattr(kind, name, dies)
+
+
+def dying_script(runs, mark, moment):
+    die_at(moment, mark)
     return script(runs)
 
 
-@pytest.mark.parametrize("moment", [name for name, (*_, when) in MOMENTS.items() if when != "head"])
+@pytest.mark.parametrize("moment", list(MOMENTS))
 def test_a_script_is_killed_in_the_middle_of_going_back(tmp_path, moment):
     expected = fresh.run(script, tmp_path / "untouched")
     assert again_and_again(dying_script, tmp_path / "r", tmp_path / "died", moment) == expected
@@ -441,20 +447,7 @@ def by_callback(runs, mark=None, iteration=None, moment=None):
 
 
 def dying_callback(runs, mark, moment):
-    kind, name, when = MOMENTS[moment]
-    original = getattr(kind, name)
-
-    def dies(self, *args, **kwargs):
-        if when == "before" and not mark.exists():
-            mark.touch()
-            os._exit(9)
-        result = original(self, *args, **kwargs)
-        if when == "after" and not mark.exists():
-            mark.touch()
-            os._exit(9)
-        return result
-
-    setattr(kind, name, dies)
+    die_at(moment, mark)
     return by_callback(runs)
 
 
@@ -468,7 +461,7 @@ def test_a_callback_goes_back_and_the_run_is_killed_anywhere(tmp_path):
         assert found == expected, f"killed after iteration {iteration}"
 
 
-@pytest.mark.parametrize("moment", [name for name, (*_, when) in MOMENTS.items() if when != "head"])
+@pytest.mark.parametrize("moment", list(MOMENTS))
 def test_a_run_is_killed_in_the_middle_of_a_callback_going_back(tmp_path, moment):
     expected = fresh.run(by_callback, tmp_path / "untouched")
     assert again_and_again(dying_callback, tmp_path / "r", tmp_path / "died", moment) == expected
