@@ -183,7 +183,7 @@ def asked_here(runs, contents, at=None, mark=None):
     t.fit()
     t.close()
     answers = [letter.answer() for letter in posts.letters]
-    return asking.summary(t), answers, len(interventions(t.run.path))
+    return recipes.summary(t), answers, len(interventions(t.run.path))
 
 
 CONTENTS = [
@@ -220,7 +220,7 @@ def dies_twice(runs, mark=None):
     t = asking.make(runs, more=more, epochs=2)
     t.fit()
     t.close()
-    return asking.summary(t)
+    return recipes.summary(t)
 
 
 def test_what_was_made_again_is_made_again_after_the_next_crash(tmp_path):
@@ -262,7 +262,7 @@ def behind_a_handler(runs, at=None, mark=None):
     t = asking.make(runs, more=[Looks(posts), After(), Dies(mark, at)], epochs=2)
     t.fit()
     t.close()
-    return asking.summary(t), t.get("callbacks.Looks.seen")
+    return recipes.summary(t), t.get("callbacks.Looks.seen")
 
 
 def test_a_change_is_made_again_behind_the_handler_that_it_came_behind(tmp_path):

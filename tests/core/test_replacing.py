@@ -13,7 +13,6 @@ import deeptrain as dt
 from deeptrain.checkpoint.files import CheckpointError
 from deeptrain.control.journal import read_journal
 from deeptrain.run.run import Run
-from tests.core.test_same_bits import summary
 from tests.core.test_steering import DECAY, again_and_again, plain
 from tests.support import fresh, recipes
 
@@ -144,7 +143,7 @@ def untouched(runs, change):
     settings = t.settings
     t.fit()
     t.close()
-    return summary(t), settings
+    return recipes.summary(t), settings
 
 
 def count(runs, change):
@@ -153,7 +152,7 @@ def count(runs, change):
     while not recipes.advance(t, 1):
         done += 1
     t.close()
-    return done + 1, summary(t), t.settings
+    return done + 1, recipes.summary(t), t.settings
 
 
 def go(runs, change, safe_points):
@@ -168,7 +167,7 @@ def finish(runs, change):
     t = new_script(runs, change)
     t.fit()
     t.close()
-    return summary(t)
+    return recipes.summary(t)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -204,7 +203,7 @@ def dies_in_it(runs, mark):
     t.replace(**CHANGES["all"](t.learner.model))
     t.fit()
     t.close()
-    return summary(t)
+    return recipes.summary(t)
 
 
 def test_killed_before_it_is_saved_it_was_not_made_and_the_script_makes_it_again(tmp_path):

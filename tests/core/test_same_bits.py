@@ -13,12 +13,7 @@ def finish(runs, **recipe):
     t = recipes.trainer(runs=runs, name="r", **recipe)
     t.fit()
     t.close()
-    return summary(t)
-
-
-def summary(t):
-    history = {name: [v.tolist() for v in t.history[name]] for name in t.history}
-    return dt.digest(t.state_dict()), history
+    return recipes.summary(t)
 
 
 def go(runs, safe_points, **recipe):
@@ -62,7 +57,7 @@ def all_safe_points(recipe, runs=None):
     count = 0
     while not recipes.advance(t, 1):
         count += 1
-    return count + 1, summary(t)
+    return count + 1, recipes.summary(t)
 
 
 # Every safe point of the first recipe, in pieces for the workers; some of each other one.
@@ -123,9 +118,9 @@ def pause_inside(runs, event, iteration):
     except dt.Interrupted:
         t.run.save(t)
         t.close()
-        return summary(t)
+        return recipes.summary(t)
     t.close()
-    return summary(t)
+    return recipes.summary(t)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +186,7 @@ def moved_back(runs, edit, safe_points):
         elif not recipes.advance(t, safe_points):
             t.run.save(t)
     t.close()
-    return summary(t)
+    return recipes.summary(t)
 
 
 @pytest.mark.parametrize("edit", MOVED_BACK)

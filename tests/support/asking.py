@@ -81,12 +81,7 @@ def train(runs, pipe=None, *, point=None, mark=None, **recipe):
     t = make(runs, pipe, **recipe)
     t.fit()
     t.close()
-    return summary(t)
-
-
-def summary(t):
-    history = {name: [v.tolist() for v in t.history[name]] for name in t.history}
-    return dt.digest(t.state_dict()), history
+    return recipes.summary(t)
 
 
 class Training:
@@ -135,7 +130,7 @@ def left_alone(runs, entries, **recipe):
             t._advance()
     assert not left, f"the run did not come through {left[0]}"
     t.close()
-    return summary(t)
+    return recipes.summary(t)
 
 
 class Posts(dt.Callback):

@@ -339,3 +339,9 @@ def advance(t, safe_points):
                 return True
             t._advance()
     return t.progress.phase is dt.Phase.DONE
+
+
+def summary(t):
+    """The state's digest and every figure."""
+    history = {name: [v.tolist() for v in t.history[name]] for name in t.history}
+    return dt.digest(t.state_dict()), history

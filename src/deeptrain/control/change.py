@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from deeptrain.data.edits import Edit
     from deeptrain.trainer import Trainer
 
-_EDITS = {
+EDITS = {
     "batch_size": "set_batch_size"
 }  # what the loader's methods are called, where they are not called as the edits are
 _TASKS: dict[str, Literal["validation", "checkpoint", "finish"]] = {
@@ -46,7 +46,7 @@ class Change:
             named = ", ".join(
                 f"{name}={value!r}" for name, value in (self.value or {}).items() if name != "kind"
             )
-            return f"train.{_EDITS.get(self.path, self.path)}({named})"
+            return f"train.{EDITS.get(self.path, self.path)}({named})"
         if self.verb in {"rewind", "load"}:
             return f"{self.verb}({self.path})"
         return f"set({self.path!r}, {self.value!r})" if self.verb == "set" else f"request_{self.verb}()"

@@ -21,6 +21,7 @@ import warnings
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.control.change import Call, Change, prepared
@@ -181,11 +182,14 @@ class Steering:
             raise RuntimeError(
                 f"trainer.{change}: the handler asked to go back before; once is all that a handler may"
             )
-        make = prepared(trainer, change)  # what cannot be made is the handler's error
-        back = Rewind(trainer, change.value) if change.verb == "rewind" else None
-        self._of_handler.append((change, back))
-        if back is not None:
+        # What cannot be made is the handler's error.
+        if change.verb == "rewind":
+            back = Rewind(trainer, change.value)
+            self._of_handler.append((change, back))
             back.keep_tip()  # as of a state in which the handler was not called yet: after a crash it asks again
+            return "will be made when the handler has returned"
+        make = prepared(trainer, change)
+        self._of_handler.append((change, None))
         # The handler may go on by the new order; where it is aborted, the old one is put back.
         if change.verb == "edit" and not goes_back:
             make()
@@ -421,11 +425,8 @@ class Steering:
             finally:
                 self._retracing, self.waiting = False, bool(self._asked)
             if back.is_short:
-                back.go_on(lambda: self._know(script))
+                back.go_on(partial(setattr, self, "_script", script))
         return told
-
-    def _know(self, script: list[list[Any]]) -> None:
-        self._script = script
 
     def _record(self, trainer: Trainer, change: Change, origin: str, **more: Any) -> int | None:
         """Write a change down before it is made, with its number among those of its origin.

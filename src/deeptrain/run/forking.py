@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from deeptrain.checkpoint.store import CheckpointStore
 from deeptrain.control.journal import Journal
 from deeptrain.run.checkpointing import about, ended
 from deeptrain.run.directory import RunDirectory
-from deeptrain.run.record import write_start
+from deeptrain.run.record import origin_in, write_start
 from deeptrain.state.tree import VOLATILE
 
 if TYPE_CHECKING:
@@ -72,10 +71,8 @@ def forks_of(run: Path, name: str | None = None) -> list[tuple[Path, dict[str, A
     """
     found: list[tuple[int, Path, dict[str, Any]]] = []
     for path in run.parent.glob("M*"):
-        with suppress(ValueError, OSError, KeyError, TypeError):  # no run, or one that has no record yet
-            other = RunDirectory(path)
-            start = json.loads((path / "record" / "start-0001.json").read_text(encoding="utf-8"))
-            origin = dict(start["origin"])
-            if (name is None or other.name == name) and run.name in str(origin["parent"]).split("/"):
+        with suppress(ValueError, OSError):  # no run
+            other, origin = RunDirectory(path), origin_in(path)
+            if (name is None or other.name == name) and run.name in str(origin.get("parent")).split("/"):
                 found.append((other.number, path, origin))
     return [(path, origin) for _, path, origin in sorted(found, key=lambda each: each[0])]

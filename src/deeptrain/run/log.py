@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable  # noqa: TC003 - of a value below
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deeptrain.control.change import EDITS
 from deeptrain.control.journal import read_journal
 from deeptrain.run.forking import forks_of
+from deeptrain.run.record import origin_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
 
 SHOWN = 60  # characters of a value
-_EDITS = {"batch_size": "set_batch_size"}
 
 
 @dataclass(slots=True)
@@ -184,7 +183,7 @@ def _call(entry: dict[str, Any]) -> str:
         return f"set({path!r}, {_short(value)})"
     if verb == "edit":
         named = ", ".join(f"{name}={_short(x)}" for name, x in (value or {}).items() if name != "kind")
-        return f"train.{_EDITS.get(path, path)}({named})"
+        return f"train.{EDITS.get(path, path)}({named})"
     return f"request_{verb}()"
 
 
@@ -204,9 +203,8 @@ def _short(value: Any) -> str:
 
 
 def _origin(run: Path) -> str | None:
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        origin = json.loads((run / "record" / "start-0001.json").read_text(encoding="utf-8"))["origin"]
-        if origin["parent"] is not None:
-            at = origin.get("iteration")
-            return f"{origin['parent']}" + ("" if at is None else f" at iteration {at}")
-    return None
+    origin = origin_in(run)
+    if origin.get("parent") is None:
+        return None
+    at = origin.get("iteration")
+    return f"{origin['parent']}" + ("" if at is None else f" at iteration {at}")

@@ -161,6 +161,12 @@ def first_start(run: str | os.PathLike[str]) -> dict[str, Any] | None:
     return _start(run, 1)
 
 
+def origin_in(run: str | os.PathLike[str]) -> dict[str, Any]:
+    """Where a run began, as its first start has it; empty where its record cannot be read."""
+    origin = (first_start(run) or {}).get("origin")
+    return origin if isinstance(origin, dict) else {}
+
+
 def _start(run: str | os.PathLike[str], number: int) -> dict[str, Any] | None:
     with suppress(OSError, ValueError):
         text = (Path(run) / "record" / f"start-{number:04d}.json").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from deeptrain.run.branches import newest_of
 from deeptrain.run.declared import not_skipped
 from deeptrain.run.directory import RunDirectory
 from deeptrain.run.fingerprint import FingerprintMismatch, Mismatch, compare
-from deeptrain.run.record import first_start
+from deeptrain.run.record import origin_in
 from deeptrain.run.replaced import is_another_script, other_callbacks, schedule_as
 from deeptrain.run.travel import Travel
 from deeptrain.state.progress import Phase
@@ -95,7 +95,7 @@ def find(trainer: Trainer, runs: Path, name: str | None, resume: str | PathLike[
 def _is_child(runs: Path, name: str, source: Path) -> bool:
     """Whether the newest run of a name was begun by the same `resume=`: then the same script runs again."""
     for path in RunDirectory.find(runs, name)[:1]:
-        asked = (first_start(path) or {}).get("origin", {}).get("resume")
+        asked = origin_in(path).get("resume")
         return asked is not None and Path(asked).resolve() == source.resolve()
     return False
 
