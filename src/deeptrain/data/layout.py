@@ -20,20 +20,21 @@ class Layout:
     Attributes:
         sets: As given.
         starts: Where each of `sets` begins in the epoch.
+        sources: The first row of each of them.
     """
 
     def __init__(self, sizes: RowIds, sets: RowIds) -> None:
         self.sets = sets
         self.starts = _starts(sizes[sets])
         self._first_rows = _starts(sizes)
-        self._sources = self._first_rows[sets]
+        self.sources = self._first_rows[sets]
         self._places = np.empty_like(sets)
         self._places[sets] = np.arange(len(sets))
 
     def rows(self, positions: RowIds) -> RowIds:
         """Give the row at each position."""
         which = np.searchsorted(self.starts, positions, side="right") - 1
-        return self._sources[which] + positions - self.starts[which]
+        return self.sources[which] + positions - self.starts[which]
 
     def positions(self, rows: RowIds) -> RowIds:
         """Give each row's position: the inverse of `rows`."""

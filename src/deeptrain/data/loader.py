@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import torch
 
+from deeptrain.data import together
 from deeptrain.data.batch import Batch, RowIds, SetTable, is_run, map_tensors
 from deeptrain.data.blocks import joined
 from deeptrain.data.buffers import Buffers
@@ -133,8 +134,13 @@ class BatchLoader(EditedFeed):
         if self._stored is not None:
             self._stored.keep(_sets_to_keep(cache, self._table, self._stored))
             if at_least(0, "prefetch", prefetch):
+                self._at_once = min(prefetch, together.MOST) // max(1, self._stored.row_bytes)
                 self._ahead = Prefetch(
-                    self._read_alone, self._batches_in, most=prefetch, threads=at_least(1, "threads", threads)
+                    self._read_alone,
+                    self._batches_in,
+                    most=prefetch,
+                    threads=at_least(1, "threads", threads),
+                    read_together=self._read_together,
                 )
 
     @property
@@ -241,6 +247,39 @@ class BatchLoader(EditedFeed):
         else:
             asked = self._rows_apart(epoch, batch, padded)
         return self._made_of(self._found(epoch, batch, asked), epoch, batch, asked.rows, padded)
+
+    def _read_together(self, epoch: int, batch: int) -> list[Batch]:
+        """Read a batch, and those behind it that cost less when they are read with it."""
+        size = self._plan.batch_size(epoch, batch)
+        asked = self._asked_together(epoch, batch, size)
+        if asked is None or len(asked.rows) <= size:
+            return [self._read_alone(epoch, batch)]
+        try:
+            found = self._found(epoch, batch, asked)
+        except Exception:  # noqa: BLE001 - it belongs to one of the batches, and is raised where that one is read
+            return [self._read_alone(epoch, batch)]
+        pieces = together.cut(found, size, -(-len(asked.rows) // size))
+        return [
+            self._made_of(piece, epoch, batch + place, asked.rows[place * size : (place + 1) * size], 0)
+            for place, piece in enumerate(pieces)
+        ]
+
+    def _asked_together(self, epoch: int, batch: int, size: int) -> _Asked | None:
+        """Give the rows of a batch and of some behind it, where these are a range, or lie in the same stretch."""
+        if self._plan.is_edited(epoch):
+            return None
+        if self._plan.keeps_sets_together:
+            run = self._plan.run(epoch, batch, self._at_once)
+            near = len(run) + size > self._at_once  # the rest of the set is asked for next
+            return _Asked(np.arange(run.start, run.stop), (run.start, run.stop), near=near)
+        stretches = self._plan.stretches(epoch, batch, MOST_TOGETHER)
+        if len(stretches) != 1:
+            return None
+        # Less the stretch's last row: what holds that is copied, so that the stretch's memory is free for the next one.
+        one = stretches[0]
+        stop = min(one.start + self._at_once, len(one.rows) - 1)
+        one = one._replace(stop=stop - (stop - one.start) % size)
+        return _Asked(one.rows[one.start : one.stop], stretches=(one,))
 
     def _rows_apart(self, epoch: int, batch: int, padded: int) -> _Asked:
         """Give the rows of a batch that are not known to follow each other, and how they are best read."""

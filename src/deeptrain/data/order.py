@@ -191,6 +191,34 @@ class Order:
         first, last = self.at(epoch, np.array([start, stop - 1])).tolist()
         return (first, last + 1) if last - first == stop - start - 1 else None
 
+    def run(self, epoch: int, batch: int, most: int) -> range:
+        """Give the rows of a batch that is a part of a set, and of those behind it, where they follow each other in the source.
+
+        Args:
+            epoch: From 0.
+            batch: From 0.
+            most: How many rows there may be.
+
+        Returns:
+            Rows of whole batches, or of the epoch's last one where that is short and is not padded; empty for a batch that
+            is no part of a set, and where rows are not known to follow each other.
+
+        Raises:
+            IndexError: There is no such epoch or batch.
+        """
+        start, _ = self.span(epoch, batch)
+        if self.shuffle not in {None, "sets"} or len(self.excluded):
+            return range(0)
+        row, size, before = self._shuffling.set_at(epoch, start)
+        if self.batch_size >= size:
+            return range(0)
+        left = size - before if self.shuffle else most
+        rest = self.rows_kept - start
+        if self.last != "keep":
+            rest -= rest % self.batch_size
+        left = min(left, most)
+        return range(row, row + (rest if left >= rest else left - left % self.batch_size))
+
     def stretches(self, epoch: int, batch: int, most: int) -> tuple[Stretch, ...]:
         """Give the groups of sets that a batch draws from, under `"samples"`, so that each can be read whole.
 

@@ -105,6 +105,10 @@ class Plan:
             {"epoch": epoch, "batch": batch, "edit": edit.as_plain()} for epoch, batch, edit in self._placed
         ]
 
+    def is_edited(self, epoch: int) -> bool:
+        """Whether an epoch was edited after its beginning."""
+        return epoch in self._courses
+
     def settings(self) -> dict[str, Any]:
         """Give the settings that the plan was made with, without sizes and edits, as plain values."""
         order = self._orders[0][1]
@@ -172,6 +176,13 @@ class Plan:
         if padded or order.shuffle is not None:
             return None, padded
         return order.row_span(epoch, *positions), 0
+
+    def run(self, epoch: int, batch: int, most: int) -> range:
+        """Give the rows of a batch that is a part of a set, and of those behind it; see `Order.run`.
+
+        Not for an epoch that was edited after its beginning.
+        """
+        return self._order(epoch).run(epoch, batch, most)
 
     def stretches(self, epoch: int, batch: int, most: int) -> tuple[Stretch, ...]:
         """Give the groups of sets that a batch draws from, under `"samples"`, so that each can be read whole.

@@ -14,6 +14,7 @@ from deeptrain.data.batch import map_tensors
 from deeptrain.data.feed import Position
 from deeptrain.data.forks import renew_in_children
 from deeptrain.data.threads import Job, Threads
+from deeptrain.data.together import Together
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,15 +37,25 @@ class Prefetch:
 
     Args:
         read: Reads a batch by epoch and index; called in several threads at once.
+        read_together: Reads a batch and perhaps some behind it at once, where that is cheaper than one by one; called
+            where the loop reads by itself.
         batches_in: Counts the batches of an epoch.
         most: How many bytes may lie ready.
         threads: How many threads read.
     """
 
     def __init__(
-        self, read: Callable[[int, int], Batch], batches_in: Callable[[int], int], *, most: int, threads: int
+        self,
+        read: Callable[[int, int], Batch],
+        batches_in: Callable[[int], int],
+        *,
+        most: int,
+        threads: int,
+        read_together: Callable[[int, int], list[Batch]] | None = None,
     ) -> None:
         self._read, self._batches_in = read, batches_in
+        self._read_together = read_together
+        self._here: Together | None = None  # what the loop read by itself
         self._most, self._threads = most, threads
         self._pool: Threads | None = None
         self._jobs: deque[Job] = deque()
@@ -52,7 +63,7 @@ class Prefetch:
         self._took = self._between = (
             0.0  # seconds to read a batch, and between two that are asked for; smoothed
         )
-        self._left = perf_counter()
+        self._left, self._read_last = perf_counter(), 1  # when the last read was done, and of how many batches
         renew_in_children(self)
 
     def renew(self) -> None:
@@ -66,15 +77,31 @@ class Prefetch:
         Raises:
             BaseException: Whatever reading it raised, with the traceback of the thread that read.
         """
+        here = self._here
+        if here is not None and (found := here.take(epoch, index)) is not None:
+            return found
         # One long pause, as for a validation, says little: it counts for a doubling at most.
-        pause = min(perf_counter() - self._left, 2 * self._between + self._took)
+        pause = min((perf_counter() - self._left) / self._read_last, 2 * self._between + self._took)
         self._between += (pause - self._between) / SMOOTH
+        self._read_last = 1
         try:
             if self._batch_bytes and not self._jobs and not self._is_worth_it():
-                return self._timed(epoch, index)
+                return self._read_here(epoch, index)
             return self._give(Position(epoch, index))
         finally:
             self._left = perf_counter()
+
+    def _read_here(self, epoch: int, index: int) -> Batch:
+        """Read a batch here and now, and with it some of those behind it, where that is cheaper."""
+        here = self._here
+        if self._read_together is None or (here is not None and (epoch, index) <= here.last):
+            return self._timed(epoch, index)  # one of them, asked for again
+        begin = perf_counter()
+        batches = self._read_together(epoch, index)
+        self._read_last = len(batches)
+        self._took += ((perf_counter() - begin) / len(batches) - self._took) / SMOOTH
+        self._here = here = Together(epoch, index, batches)
+        return here.take(epoch, index) or batches[0]
 
     def _give(self, position: Position) -> Batch:
         jobs = self._jobs
@@ -147,6 +174,7 @@ class Prefetch:
 
     def clear(self) -> None:
         """Forget what was read ahead."""
+        self._here = None
         for job in self._jobs:
             job.wanted = False
         self._jobs.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -69,6 +70,16 @@ class Shuffling:
             self._cached = cached = (epoch, Layout(self._sizes, self._sets(epoch)))
         return cached[1]
 
+    def set_at(self, epoch: int, position: int) -> tuple[int, int, int]:
+        """Give the row at a position, how many rows its set has, and how many of them come before this one.
+
+        Where rows or batches are mixed, rows do not follow each other in their set, and it is not asked for.
+        """
+        layout = self.layout(epoch)
+        which = bisect_right(layout.starts, position) - 1
+        before = position - int(layout.starts[which])
+        return int(layout.sources[which]) + before, int(self._sizes[layout.sets[which]]), before
+
     def group_starts(self, epoch: int) -> RowIds:
         """Give the position at which each group of sets begins."""
         return self.layout(epoch).starts[:: self._group]
@@ -102,7 +113,7 @@ class Shuffling:
 
     def _sets(self, epoch: int) -> RowIds:
         places = np.arange(len(self._sizes))
-        if not self._shuffle_sets:
+        if self._mode is None or not self._shuffle_sets:
             return places
         keys = self._keys("sets", epoch)
         return by_block(
