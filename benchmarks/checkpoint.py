@@ -9,6 +9,10 @@ background writer, of `torch.save`, and of DCP's `async_save` (where it can be h
 many bytes, from memory, and one reading back with the page cache dropped, is the baseline of a checkpoint that is
 committed and verified. What is written in the background is waited for outside the timing.
 
+Then what a checkpoint costs the training that goes on beside it: a run trains so many iterations, by turns with a save in
+the background that is begun with them and without one. The difference, over a minute, is what one checkpoint a minute
+costs. It holds all: the standing still, the writer's share of the cores and of the memory's speed, and the reading back.
+
 Then two runs of a small model, of which one has a history of a thousand iterations and one of a million, with three figures
 each: what a checkpoint takes on the disk, how long a save stands still, and how long making the trainer again takes, which
 reads the newest checkpoint and the whole history. Rounds alternate.
@@ -241,6 +245,53 @@ def measure_history(place, rounds):
         run.trainer.close()
 
 
+def measure_minute(place, megabytes, rounds, seconds=6.0):
+    """Give the seconds that so many iterations take, without and with a checkpoint written meanwhile, of each round."""
+    dt.reproducible(seed=0)
+    count = max(1, round(megabytes * 1e6 / (12 * WIDTH * (WIDTH + 1))))
+    model = nn.Sequential(*[nn.Linear(WIDTH, WIDTH) for _ in range(count)])
+    step = dt.SupervisedStep(model, loss=nn.MSELoss(), optimizer=torch.optim.AdamW(model.parameters(), 1e-5))
+    data = dt.Arrays(torch.randn(4096, WIDTH), torch.randn(4096, WIDTH))
+    trainer = dt.Trainer(
+        step,
+        dt.BatchLoader(data, batch_size=64, seed=0),
+        epochs=10**6,
+        runs=place / "minute",
+        name="r",
+        verbosity=0,
+        checkpoints=dt.Checkpoints(every=dt.Every(epochs=10**6)),
+    )
+    trainer.step(2)
+    start = time.perf_counter()
+    trainer.step(4)
+    iterations = max(4, round(4 * seconds / (time.perf_counter() - start)))
+
+    def turn(saves):
+        start = time.perf_counter()
+        if saves:
+            trainer.run.save(trainer, wait=False)
+        trainer.step(iterations)
+        seconds = time.perf_counter() - start
+        os.sync()
+        return seconds
+
+    found = []
+    for number in range(rounds + WARM):
+        pair = {saves: turn(saves) for saves in ((False, True) if number % 2 else (True, False))}
+        found.append((pair[False], pair[True]))
+    trainer.close()
+    return found[WARM:]
+
+
+def show_minute(found):
+    lost = [beside - alone for alone, beside in found]
+    middle = statistics.median(lost)
+    print(
+        f"{statistics.median(alone for alone, _ in found):.1f} s of training lose {middle:.2f} s "
+        f"({min(lost):.2f} to {max(lost):.2f}) to a checkpoint beside them: {middle / 0.6:.1f} % of a minute"
+    )
+
+
 def show(times, baseline, names):
     for name in names:
         if name in times:
@@ -265,6 +316,8 @@ def main():
         show(times, "copy", ["copy", "deeptrain", "DCP async_save", "torch.save"])
         print("\nuntil it is durable and read back (wanted: at most 1.5 times the plain way)")
         show(times, "plain durable", ["plain durable", "deeptrain durable"])
+        print("\na checkpoint each minute (wanted: less than 3 % of it)")
+        show_minute(measure_minute(Path(place), given.megabytes, given.rounds))
         print("\na history behind it (wanted: the same size and stall for both)")
         measure_history(Path(place), given.rounds)
 

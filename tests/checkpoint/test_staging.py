@@ -5,6 +5,7 @@ import gc
 import os
 import weakref
 from collections import Counter, OrderedDict
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -298,6 +299,24 @@ def test_the_cache_is_dropped_before_the_reading_back(tmp_path, monkeypatch):
     write_checkpoint(tmp_path / "c", state(), {})
     sizes = [(tmp_path / "c" / name).stat().st_size for name in FILES]
     assert seen == [(size, 0, 0, os.POSIX_FADV_DONTNEED) for size in sizes]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system has no such call")
+def test_the_disk_works_while_the_rest_is_summed(tmp_path, monkeypatch):
+    seen, advise = [], os.posix_fadvise
+
+    def watch(descriptor, offset, length, advice):
+        seen.append((offset, offset + length, advice))
+        advise(descriptor, offset, length, advice)
+
+    monkeypatch.setattr(os, "posix_fadvise", watch)
+    monkeypatch.setattr(tensors_module, "_AT_ONCE", 1 << 20)
+    write_checkpoint(tmp_path / "c", {"a": torch.ones(1 << 20), "b": torch.ones(9)}, {})
+    size = (tmp_path / "c" / TENSORS).stat().st_size
+    begun = [one for one in seen if one[2] == os.POSIX_FADV_DONTNEED and one[1]]
+    assert begun[0][0] == 0
+    assert all(one[1] == other[0] for one, other in pairwise(begun))
+    assert size - (1 << 20) < begun[-1][1] <= size
 
 
 def test_where_the_cache_cannot_be_dropped_it_is_read_as_it_is(tmp_path, monkeypatch):

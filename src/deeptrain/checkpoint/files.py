@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from os import PathLike
 
 TEMPORARY = ".tmp-"
-_BINARY = getattr(os, "O_BINARY", 0)  # Windows would change line ends
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY
+BINARY = getattr(os, "O_BINARY", 0)  # Windows would change line ends
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY
 _MOST = 1 << 26  # bytes in one call: macOS refuses 2 GiB and more
 _MARGIN = 1 << 20  # bytes beyond the files' own, for directories and the file system's records
 
@@ -87,7 +87,7 @@ def file_end(path: Path) -> Iterator[int]:
     Raises:
         FileNotFoundError: It is not there.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | _BINARY)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | BINARY)
     try:
         yield descriptor
     finally:
@@ -136,6 +136,25 @@ def drop_cache(path: Path) -> None:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
+
+
+def begin_writing(descriptor: int, start: int, size: int) -> None:
+    """Have the system begin to bring a part of a file to the disk, while more of it is being written.
+
+    Advice, where there is such a call. It is fsync that waits, and that tells of errors, also of those met here.
+    """
+    if hasattr(os, "posix_fadvise"):
+        with suppress(
+            OSError
+        ):  # for pages that still have to be written, Linux takes this for a wish to begin
+            os.posix_fadvise(descriptor, start, size, os.POSIX_FADV_DONTNEED)
+
+
+def begin_reading(descriptor: int, start: int, size: int) -> None:
+    """Have the system begin to bring a part of a file into memory, while what is before it is being looked at."""
+    if hasattr(os, "posix_fadvise"):
+        with suppress(OSError):
+            os.posix_fadvise(descriptor, start, size, os.POSIX_FADV_WILLNEED)
 
 
 def temporary_beside(path: Path) -> Path:

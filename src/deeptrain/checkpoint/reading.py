@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import stat
 import zlib
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import torch
 
 from deeptrain.checkpoint.codec import DecodeError, decode
+from deeptrain.checkpoint.device import Sums
 from deeptrain.checkpoint.files import CheckpointError
 from deeptrain.checkpoint.forms import SAFETENSORS
 from deeptrain.checkpoint.manifest import LENGTH, MANIFEST, STATE, TENSORS, Manifest, ManifestError
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_MANIFEST = 1 << 28  # bytes: a million tensors
-_CHUNK = 1 << 22  # bytes: what stays in the cache between reading and summing
 
 
 class CorruptCheckpoint(CheckpointError):  # noqa: N818 - what it is, not what went wrong
@@ -85,16 +85,12 @@ class Reader:
     def check(self) -> None:
         """Compare every byte with its checksum, without keeping any."""
         self._state()
-        scratch = memoryview(bytearray(_CHUNK))
-        with self._tensors() as (file, places):
+        with self._tensors() as (file, places), closing(Sums(self._path / TENSORS, file)) as sums:
+            sums.next(self.manifest.header_size)  # which was compared
             for place in places:
-                file.seek(place.start)
-                crc, left = 0, place.size
-                while left:
-                    chunk = scratch[: min(left, _CHUNK)]
-                    self._fill(file, chunk, place.name)
-                    crc = zlib.crc32(chunk, crc)
-                    left -= len(chunk)
+                crc = sums.next(place.size)
+                if crc is None:
+                    raise self._ends_in(place.name)
                 self._compare(place.name, crc)
 
     # ------------------------------------------------------------------ files
@@ -198,8 +194,11 @@ class Reader:
         while done < len(data):
             count = file.readinto(data[done:])  # type: ignore[attr-defined]
             if not count:
-                raise CorruptCheckpoint(self._path, f"{TENSORS}: ends in the tensor {name}")
+                raise self._ends_in(name)
             done += count
+
+    def _ends_in(self, name: str) -> CorruptCheckpoint:
+        return CorruptCheckpoint(self._path, f"{TENSORS}: ends in the tensor {name}")
 
     def _compare(self, name: str, crc: int) -> None:
         if crc != self.manifest.tensors[name]:

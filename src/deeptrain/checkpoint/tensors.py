@@ -10,7 +10,13 @@ import json
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from deeptrain.checkpoint.files import CheckpointError, new_file, sync_descriptor, write_all
+from deeptrain.checkpoint.files import (
+    CheckpointError,
+    begin_writing,
+    new_file,
+    sync_descriptor,
+    write_all,
+)
 from deeptrain.checkpoint.forms import SAFETENSORS
 from deeptrain.checkpoint.manifest import LENGTH, MAX_HEADER, Written
 from deeptrain.state.leaves import tensor_bytes
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20  # bytes: what stays in the cache between summing and writing
 _SMALL = 1 << 16  # bytes: below this, pieces are gathered for one call
+_AT_ONCE = 1 << 24  # bytes: the disk is given so much while the next are summed and written
 _ALIGNMENT = 8  # of the first tensor in the file
 _NAMES = {dtype: name for name, dtype in SAFETENSORS.items()}
 
@@ -87,6 +94,7 @@ class _Output:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._gathered = bytearray()
+        self._written = self._begun = 0
 
     def write(self, data: memoryview) -> int:
         """Write a piece; gives its crc32."""
@@ -100,7 +108,7 @@ class _Output:
     def _write(self, chunk: memoryview) -> None:
         if len(chunk) >= _SMALL:
             self.flush()
-            write_all(self._descriptor, chunk)
+            self._put(chunk)
             return
         self._gathered += chunk
         if len(self._gathered) >= _CHUNK:
@@ -109,4 +117,11 @@ class _Output:
     def flush(self) -> None:
         """Write what was gathered."""
         gathered, self._gathered = self._gathered, bytearray()
-        write_all(self._descriptor, gathered)
+        self._put(gathered)
+
+    def _put(self, data: memoryview | bytearray) -> None:
+        write_all(self._descriptor, data)
+        self._written += len(data)
+        if self._written - self._begun >= _AT_ONCE:
+            begin_writing(self._descriptor, self._begun, self._written - self._begun)
+            self._begun = self._written

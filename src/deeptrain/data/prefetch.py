@@ -63,7 +63,10 @@ class Prefetch:
         self._took = self._between = (
             0.0  # seconds to read a batch, and between two that are asked for; smoothed
         )
-        self._left, self._read_last = perf_counter(), 1  # when the last read was done, and of how many batches
+        self._left, self._read_last = (
+            perf_counter(),
+            1,
+        )  # when the last read was done, and of how many batches
         renew_in_children(self)
 
     def renew(self) -> None:

@@ -65,4 +65,7 @@ def cut(tree: Any, size: int, count: int) -> list[Any]:
             made[id(tensor)] = found = tuple(map(aligned, torch.unsafe_split(tensor, size)))
         return found
 
-    return [map_tensors(tree, lambda tensor, place=place: pieces(tensor)[place]) for place in range(count)]
+    def batch(place: int) -> Any:
+        return map_tensors(tree, lambda tensor: pieces(tensor)[place])
+
+    return [batch(place) for place in range(count)]
