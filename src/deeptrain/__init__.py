@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from deeptrain.run.reader import open_run
     from deeptrain.run.replay import ReplayMismatch
     from deeptrain.run.run import TornStateError
+    from deeptrain.step.nonfinite import NonFiniteError
     from deeptrain.step.stateful import Stateful, reset_states
     from deeptrain.step.supervised import SupervisedStep
     from deeptrain.trainer import Trainer
@@ -75,6 +76,7 @@ _LATER = {
     "WithMask": "deeptrain.data.series",
     "Windows": "deeptrain.data.windows",
     "write_sets": "deeptrain.data.write",
+    "NonFiniteError": "deeptrain.step.nonfinite",
 }
 
 __version__ = "1.0.0.dev0"
@@ -98,6 +100,7 @@ __all__ = [
     "FingerprintMismatch",
     "FromDataset",
     "Interrupted",
+    "NonFiniteError",
     "Outcome",
     "Phase",
     "Preprocessor",

@@ -25,6 +25,7 @@ import torch
 
 from deeptrain.callbacks.base import Event, Handlers
 from deeptrain.callbacks.display import Display
+from deeptrain.callbacks.recover import Recover
 from deeptrain.checkpoint.settings import Checkpoints
 from deeptrain.checkpoint.snapshot import gather, restore
 from deeptrain.control.change import steer_edits
@@ -38,12 +39,13 @@ from deeptrain.run.checkpointing import NEVER
 from deeptrain.run.record import plain
 from deeptrain.run.run import Run
 from deeptrain.run.verbs import SavingVerbs
-from deeptrain.state.cadence import BATCH_END, EPOCH_END, PIECE, At, Due, Every
+from deeptrain.state.cadence import BATCH_END, EPOCH_END, PIECE, WITHOUT_UPDATE, At, Due, Every
 from deeptrain.state.history import History
 from deeptrain.state.progress import Phase, Progress, Task
 from deeptrain.state.randomness import Streams
-from deeptrain.step.base import Outcome, Step, Totals, figures_of
+from deeptrain.step.base import Applied, Outcome, Step, Totals, figure, figures_of
 from deeptrain.step.function import FunctionStep
+from deeptrain.step.gathering import updates_in
 from deeptrain.step.parts import group_values, put_back_groups
 from deeptrain.step.rollback import Rollback
 
@@ -62,11 +64,13 @@ if TYPE_CHECKING:
     from deeptrain.run.travel import Travel
 
 # What a commit raises, by what it brought to completion.
-_ENDS = {
+_ENDS: dict[tuple[str, ...], tuple[str, ...]] = {
     PIECE: ("train_iter_end",),
     BATCH_END: ("train_iter_end", "train_batch_end"),
     EPOCH_END: ("train_iter_end", "train_batch_end", "train_epoch_end"),
 }
+_ENDS |= {WITHOUT_UPDATE[moved]: names for moved, names in _ENDS.items()}
+ONE, NOTHING = Applied(), Applied(updates=0)
 
 
 class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
@@ -137,7 +141,8 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
         self.config = dict(config or {})
         self.checkpoints = checkpoints or Checkpoints()
         self.judging.refuse_unknown_best(self.checkpoints.best)
-        self.handlers = Handlers(callbacks)
+        self.judging.refuse_unknown_figure(getattr(self.learner, "scheduler_on", None))
+        self.handlers = Handlers([*callbacks, *_of_step(self.learner)])
         self.display = verbosity if isinstance(verbosity, Display) else Display(verbosity)
         self.progress = Progress()
         self.history = History()
@@ -388,7 +393,7 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
         at = done.iterations
         moved: tuple[str, ...] = PIECE
         try:
-            self.learner.apply()
+            made, rest = self.learner.apply(), None
             epoch_ended = self.train.advance(whole=ends_batch)
             if ends_batch:
                 moved = BATCH_END
@@ -398,9 +403,12 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
             if epoch_ended:
                 moved = EPOCH_END
                 done.epochs += 1
-                self.learner.end_epoch()
+                rest = self.learner.end_epoch()
             done.iterations += 1
-            done.updates += 1
+            if made is None and rest is None:
+                done.updates += 1
+            elif not self._count_updates((made or ONE, rest or NOTHING), figures):
+                moved = WITHOUT_UPDATE[moved]
             self.history.add(done.iterations, figures, "train.")
             self._raise_train_events(batch, outcome, figures, moved)
         except BaseException as error:
@@ -409,10 +417,18 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
         self._committing = False
         self.run.on_iteration(self, batch, figures)
         now = monotonic()
-        if now >= self._wake_at or moved is EPOCH_END:
-            self._look_at_the_clock(now, epoch_ended=moved is EPOCH_END)
+        if now >= self._wake_at or epoch_ended:
+            self._look_at_the_clock(now, epoch_ended=epoch_ended)
         if self.breaks.conditions and (met := self.breaks.met(self, figures)) is not None:
             self.commands.on_break(self, met)
+
+    def _count_updates(self, applied: tuple[Applied, Applied], figures: dict[str, Any]) -> int:
+        """Count the updates that a commit came to, and take its further figures; how many updates there were."""
+        for made in applied:
+            figures.update({name: figure(name, value) for name, value in made.figures.items()})
+        updates = sum(made.updates for made in applied)
+        self.progress.train.updates += updates
+        return updates
 
     def _look_at_the_clock(self, now: float, *, epoch_ended: bool) -> None:
         """Do what goes by seconds: ask for a checkpoint, write the journal, print. None of it changes the training."""
@@ -437,7 +453,7 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
         passed = self.train.passed
         follow = [kind for kind, due in self._dues if due(done, moved, passed)] if self._dues else ()
         self._last = (batch, outcome, figures, (*names, *follow))
-        if self._heard or moved is EPOCH_END:
+        if self._heard or moved[-1] == "epochs":
             self.put_handlers(names, self._event())
         if follow or self.schedule.entries:
             tasks = [Task(kind) for kind in follow]
@@ -630,7 +646,8 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
         """How much the whole run does, by the train loader."""
         iterations, each = self.train.iterations(self.epochs), self.train.batches
         batches = None if each is None else self.epochs * each
-        return Totals(iterations=iterations, batches=batches, updates=iterations, epochs=self.epochs)
+        updates = updates_in(self.train, self.epochs, getattr(self.learner, "accumulate", 1))
+        return Totals(iterations=iterations, batches=batches, updates=updates, epochs=self.epochs)
 
     def settings_of_parts(self) -> dict[str, Any]:
         """How every part was made, as plain values: what must match when a run is continued."""
@@ -649,6 +666,12 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _of_step(learner: Step) -> list[Callback]:
+    """The callbacks that a step's settings ask for."""
+    watch = getattr(learner, "watch", None)
+    return [Recover()] if watch is not None and watch.policy == "rewind" else []
 
 
 def _dues(

@@ -44,7 +44,7 @@ class Chain(dt.Callback):
 
     def _add(self, event):
         rows = b"" if event.batch is None else event.batch.rows.tobytes()
-        outputs = b"" if event.outputs is None else event.outputs.numpy().tobytes()
+        outputs = b"" if event.outputs is None else event.outputs.float().numpy().tobytes()
         text = f"{self.hash} {event.name} {event.iteration} {sorted(event.metrics.items())} {event.coincides}"
         self.hash = hashlib.blake2b(text.encode() + rows + outputs, digest_size=8).hexdigest()
         self.events += 1
@@ -294,7 +294,7 @@ def _callbacks(edits, steered, rewound):
 def trainer(
     scheduler="onecycle", *, shuffle="global", runs=None, name=None, epochs=EPOCHS, every=7, callbacks=None,
     validate=True, feed=None, workers=0, checkpoints=None, verbosity=0, preprocess=None, files=None, edits=None,
-    steered=False, rewound=False, scheduled=False, **more,
+    steered=False, rewound=False, scheduled=False, learning=None, **more,
 ):  # fmt: skip
     """Make a trainer as a script would: streams seeded, then model, data, trainer."""
     dt.reproducible(seed=3)
@@ -310,6 +310,7 @@ def trainer(
         scheduler_by=by,
         metrics={"accuracy": accuracy},
         device="cpu",
+        **(learning or {}),
     )
     unit = "batches" if preprocess is None else "iterations"  # in the middle of a batch, too
     cadence = dt.Every(**{unit: every}) if every else None

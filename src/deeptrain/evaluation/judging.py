@@ -99,6 +99,16 @@ class Judging:
                 'dt.Validation(..., key_metric=..., mode="max") or mode="min"'
             )
 
+    def refuse_unknown_figure(self, name: str | None) -> None:
+        """See that there is the figure that a schedule goes by.
+
+        Raises:
+            ValueError: There is not.
+        """
+        known = [] if self.validation is None else sorted({"loss", *self.validation.metrics})
+        if name is not None and name not in known:
+            raise ValueError(f"scheduler_on={name!r}: expected one of the validation's figures {known}")
+
     def require(self) -> None:
         """See that there is something to validate on.
 
@@ -172,7 +182,7 @@ class Judging:
         progress.validation.batches = 0
         progress.pending.popleft()
         at = progress.train.iterations
-        trainer.learner.end_validation(figures.get(validation.key_metric))
+        trainer.learner.end_validation(figures.get(validation.key_metric), figures)
         trainer.history.add(at, figures, "val.")
         trainer.run.on_validation(trainer, figures)
         event = Event("val_end", at, progress.train.epochs, None, None, dict(figures), ("val_end",))

@@ -124,6 +124,9 @@ class Pass:
         self.done, self.ended = 0, False
         self._predictions: list[Any] = []
         self._targets: list[Any] = []
+        self._losses: list[
+            tuple[float, int]
+        ] = []  # of each piece with its rows, for a step that has none of a whole pass
 
     def evaluate(self) -> list[tuple[Batch, Outcome]]:
         """Evaluate the batch at the feed's cursor, in all of its pieces; nothing is gathered yet and nothing moves.
@@ -162,6 +165,8 @@ class Pass:
             keep = _rows_that_count(batch)
             self._predictions.append(map_tensors(outcome.predictions, keep))
             self._targets.append(map_tensors(batch.targets, keep))
+            if outcome.loss is not None:
+                self._losses.append((float(outcome.loss), batch.size - batch.padded))
         self.done += 1
         self.ended = self._feed.advance()
 
@@ -171,6 +176,7 @@ class Pass:
         self.done, self.ended = 0, False
         self._predictions.clear()
         self._targets.clear()
+        self._losses.clear()
         while not self.ended and (batches is None or self.done < batches):
             self.gather(self.evaluate())
 
@@ -189,6 +195,8 @@ class Pass:
         found: dict[str, float] = {}
         with self._aside("figures"), torch.no_grad():
             loss = self._step.loss_over(predictions, targets)
+            if loss is None and self._losses:
+                loss = sum(one * rows for one, rows in self._losses) / sum(rows for _, rows in self._losses)
             if loss is not None:
                 found["loss"] = loss
             for name, metric in self._validation.metrics.items():

@@ -12,9 +12,13 @@ if TYPE_CHECKING:
     from deeptrain.state.progress import TrainCount
 
 # What one commit may bring to completion; a cadence looks only at the counters that moved.
-PIECE = ("iterations", "updates")
-BATCH_END = (*PIECE, "batches")
-EPOCH_END = (*BATCH_END, "epochs")
+PIECE: tuple[str, ...] = ("iterations", "updates")
+BATCH_END: tuple[str, ...] = (*PIECE, "batches")
+EPOCH_END: tuple[str, ...] = (*BATCH_END, "epochs")
+# The same where no update was made, as in the middle of those that one is made of.
+WITHOUT_UPDATE = {
+    moved: tuple(unit for unit in moved if unit != "updates") for moved in (PIECE, BATCH_END, EPOCH_END)
+}
 
 
 def _only_one(cadence: object, example: str) -> tuple[str, float]:

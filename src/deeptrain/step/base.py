@@ -53,6 +53,19 @@ class Outcome:
     metrics: Mapping[str, float | torch.Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What the commit of an iteration, or of an epoch's end, came to.
+
+    Attributes:
+        updates: How many optimizer steps there were.
+        figures: Further figures of the iteration, such as the gradient's norm; numbers or tensors of one element.
+    """
+
+    updates: int = 1
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
 @runtime_checkable
 class Step(Protocol):
     """What the trainer asks of the thing that learns. `SupervisedStep` is the one for most uses.
@@ -75,17 +88,25 @@ class Step(Protocol):
     def discard(self) -> None:
         """Forget what `compute` left behind, down to the gradients there were before it."""
 
-    def apply(self) -> None:
-        """Make the computed iteration count. Never aborted; an exception in here tears the state."""
+    def apply(self) -> Applied | None:
+        """Make the computed iteration count. Never aborted; an exception in here tears the state.
+
+        Returns:
+            What that came to; None for one update and no more figures.
+        """
 
     def end_batch(self) -> None:
         """A batch's last iteration was applied; part of that commit."""
 
-    def end_epoch(self) -> None:
-        """An epoch's last iteration was applied; part of that commit."""
+    def end_epoch(self) -> Applied | None:
+        """An epoch's last iteration was applied; part of that commit.
 
-    def end_validation(self, key: float | None) -> None:
-        """A validation pass ended with this key figure; part of that commit."""
+        Returns:
+            What the end itself came to, such as the update of the pieces that were left; None for nothing.
+        """
+
+    def end_validation(self, key: float | None, figures: Mapping[str, float]) -> None:
+        """A validation pass ended with this key figure, and these figures in all; part of that commit."""
 
     def evaluate(self, batch: Batch) -> Outcome:
         """Loss and predictions in evaluation mode, without gradients; training flags are put back."""

@@ -35,7 +35,7 @@ from deeptrain.step.parts import (
 from deeptrain.step.stateful import reset_states
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from deeptrain.data.batch import Batch
 
@@ -168,7 +168,7 @@ class FunctionStep:
     def end_epoch(self) -> None:
         """Nothing is stepped by epochs. See `Step`."""
 
-    def end_validation(self, key: float | None) -> None:
+    def end_validation(self, key: float | None, figures: Mapping[str, float]) -> None:
         """Nothing is stepped by validations. See `Step`."""
 
     def evaluate(self, batch: Batch) -> Outcome:  # noqa: ARG002

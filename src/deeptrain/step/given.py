@@ -59,13 +59,20 @@ def described(thing: Any) -> Any:
     return {"class": type(thing).__name__, **plain, "state": state}
 
 
+def plain_model(model: nn.Module) -> nn.Module:
+    """The model itself, of one that `torch.compile` gave."""
+    plain = getattr(model, "_orig_mod", model)
+    return plain if isinstance(plain, nn.Module) else model
+
+
+def accepted(optimizer: Optimizer) -> None:
+    """See that each group says by how much its rate is multiplied; a state of before there was such a thing does not."""
+    for group in optimizer.param_groups:
+        group.setdefault("lr_scale", 1.0)
+
+
 def check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
-    """Refuse an optimizer that does not go with the model, or that no step can drive from outside."""
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise TypeError(
-            "LBFGS evaluates the model by itself, several times in a step, through a closure: give the trainer a "
-            "function as step that calls optimizer.step(closure)"
-        )
+    """Refuse an optimizer that does not go with the model."""
     known = {id(p) for p in model.parameters()}
     held = [p for group in optimizer.param_groups for p in group["params"]]
     if not any(id(p) in known for p in held):

@@ -1,19 +1,24 @@
-"""`SupervisedStep`: predictions, a loss, its gradient, an optimizer, and perhaps a scheduler and metrics."""
+"""`SupervisedStep`: predictions, a loss, its gradient, an optimizer, and perhaps a scheduler and metrics.
+
+An iteration computes the gradients of one piece, which can be aborted. Its commit makes an update of them, see `Updating`:
+at once, or with those of other pieces.
+"""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from deeptrain.data.batch import map_tensors
-from deeptrain.step.base import Outcome, Totals, measured
-from deeptrain.step.exchange import AskedTotals, Rest
-from deeptrain.step.given import check_given, check_optimizer, described, name_of
+from deeptrain.step.base import Applied, Outcome, Totals
+from deeptrain.step.ema import Average
+from deeptrain.step.given import accepted, check_given, check_optimizer, described, name_of, plain_model
+from deeptrain.step.nonfinite import NonFiniteError, Watch
+from deeptrain.step.own_loss import call, parted
 from deeptrain.step.parts import (
     Parameters,
     default_device,
@@ -24,43 +29,68 @@ from deeptrain.step.parts import (
     module_extra,
     without_params,
 )
+from deeptrain.step.precision import Precision
+from deeptrain.step.running import TrainMetrics
+from deeptrain.step.scheduling import Scheduling, Unit
 from deeptrain.step.stateful import Stateful, reset_states
-from deeptrain.step.weights import weighted_loss
+from deeptrain.step.updating import Updating
+from deeptrain.step.weights import counted_rows, weighted_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+    from torch.optim.swa_utils import AveragedModel
 
     from deeptrain.data.batch import Batch
+    from deeptrain.step import nonfinite, precision
 
-Unit = Literal["updates", "batches", "epochs", "validations"]
+__all__ = ["SupervisedStep", "Unit"]
 
 
-class SupervisedStep:
+class SupervisedStep(Scheduling, Updating):
     """One update on a loss of predictions and targets.
 
     Args:
-        model: The module; `model(inputs)` gives the predictions. It is moved to the device.
+        model: The module; `model(inputs)` gives the predictions. It is moved to the device. One that `torch.compile` gave is
+            called as it is, and its paths are those of the plain model.
         loss: `loss(predictions, targets)` gives a tensor of shape (). A module's buffers and parameters are
-            part of the state.
-        optimizer: An optimizer over the model's parameters.
+            part of the state. None for a model that gives its own loss, as Hugging Face's do: it is called as
+            `model(**inputs, labels=targets)`, or `model(inputs, targets)` where the inputs are no dict.
+        optimizer: An optimizer over the model's parameters; those of several groups, and frozen ones, are kept apart as torch
+            does. One that wants a closure (LBFGS) evaluates the model several times in an iteration, which from the second
+            time on cannot be aborted.
         scheduler: A torch scheduler over that optimizer, or a function of `(optimizer, totals)` that makes
             one; `totals` is a `Totals` of the whole run, for schedulers such as OneCycleLR that need it.
-        scheduler_by: When the scheduler steps. By default after each update, and `ReduceLROnPlateau` after
-            each validation, on the key metric.
+        scheduler_by: When the scheduler steps: by "updates", "batches", "epochs" or "validations". By default after each
+            update, and `ReduceLROnPlateau` after each validation.
+        scheduler_on: The validation's figure that `ReduceLROnPlateau` goes by; the key metric by default.
         metrics: Train metrics by name: functions of `(predictions, targets)`, computed on the outputs that
-            are there anyway, without gradients.
+            are there anyway, without gradients; or objects that add up, such as torchmetrics has.
+        accumulate: How many iterations make one update. Their gradients are put together as those of one loss over all their
+            rows, also where they have different numbers of them. An epoch's end makes an update of what there is.
+        clip_norm: To which norm the gradients of an update are cut; the norm before it is the figure `grad_norm`.
+        clip_value: To which absolute value each of their elements is.
+        precision: "fp32", "bf16" or "fp16", by autocast; fp16 with a `GradScaler`.
+        ema: How much of a moving average of the weights stays at each update, such as 0.999; or an `AveragedModel`.
+        evaluate_ema: Whether validation and prediction use the averaged weights.
+        compile: Whether to compile the model, or the arguments for it: `{"mode": "reduce-overhead"}`.
+        on_nonfinite: What is done where a loss or a gradient is NaN or infinite, before it comes into the weights: "stop" raises
+            `NonFiniteError`; "skip" counts the iteration and makes no update of it; "rewind" goes back before it and passes
+            the batch over (this needs checkpoints); "ignore" does not look.
         device: Where to compute. By default the accelerator if there is one, else the CPU.
 
     Attributes:
+        skipped: How many iterations were left out for values that were not finite.
         save_skip: Paths of its state that `trainer.save` leaves out, as `("optimizer.state",)`; none unless they are set.
             A run's own checkpoints hold them all.
         load_skip: Those that `trainer.load` leaves as they are, as `("optimizer.param_groups.*.lr",)`, and that a new run
             does not take over from another one.
 
     Raises:
-        ValueError: The optimizer holds none of the model's parameters, or the scheduler another optimizer.
+        ValueError: The optimizer holds none of the model's parameters, the scheduler another optimizer, or a setting is out
+            of range.
 
     Example:
         >>> model = nn.Linear(4, 2)
@@ -74,23 +104,48 @@ class SupervisedStep:
         self,
         model: nn.Module,
         *,
-        loss: Callable[[Any, Any], torch.Tensor],
+        loss: Callable[[Any, Any], torch.Tensor] | None,
         optimizer: Optimizer,
         scheduler: LRScheduler
         | ReduceLROnPlateau
         | Callable[[Optimizer, Totals], LRScheduler | ReduceLROnPlateau]
         | None = None,
         scheduler_by: Unit | None = None,
+        scheduler_on: str | None = None,
         metrics: Mapping[str, Callable[[Any, Any], float | torch.Tensor]] | None = None,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        precision: precision.Name = "fp32",
+        ema: float | AveragedModel | None = None,
+        evaluate_ema: bool = False,
+        compile: bool | Mapping[str, Any] = False,  # noqa: A002 - torch's own word for it
+        on_nonfinite: nonfinite.Policy = "stop",
         device: torch.device | str | None = None,
     ) -> None:
         check_given(loss, scheduler, metrics, scheduler_by)
         self.device = default_device() if device is None else torch.device(device)
-        self.model = model.to(self.device)
+        self._called = model.to(self.device)
+        self.model = plain_model(self._called)
         self.metrics = dict(metrics or {})
+        self._measuring = TrainMetrics(self.metrics)
+        self._measuring.to(self.device)
+        self.scheduler_on = scheduler_on
         self._totals = self._whole = Totals(0, 0, 0, 0)
-        self._rest: Rest | None = None  # what a schedule that was made on the way was made for
         self._away = self.device.type != "cpu"
+        self._narrow = precision != "fp32"
+        self._begin_commit: Callable[[], None] = lambda: None
+        self.watch = Watch(on_nonfinite, away=self._away)
+        self._set_updating(accumulate, clip_norm, clip_value, Precision(precision, self.device))
+        self.average = None if ema is None else Average(self.model, ema)
+        if evaluate_ema and self.average is None:
+            raise ValueError(
+                "evaluate_ema=True: there is no average of the weights to evaluate with: give ema=0.999 too"
+            )
+        self._judged = self._called if self.average is None or not evaluate_ema else self.average.module
+        self._compiled = compile
+        if compile:
+            self.model.compile(**({} if compile is True else dict(compile)))
         self.take({"loss": loss, "optimizer": optimizer, "scheduler": scheduler}, scheduler_by)
 
     def take(self, parts: Mapping[str, Any], scheduler_by: Unit | None = None) -> None:
@@ -102,206 +157,158 @@ class SupervisedStep:
         if "loss" in parts:
             loss = parts["loss"]
             self.loss = loss.to(self.device) if isinstance(loss, nn.Module) else loss
+            self._means = getattr(loss, "reduction", "mean") != "sum"
         if "optimizer" in parts:
-            self.optimizer: Optimizer = parts["optimizer"]
-            self.as_given = without_params(self.optimizer)
+            self._take_optimizer(parts["optimizer"])
         if "scheduler" in parts:
-            scheduler = parts["scheduler"]
-            made = not callable(scheduler) or hasattr(scheduler, "step")
-            self.scheduler: Any = scheduler if made else None
-            self._make_scheduler: Any = None if made else scheduler
-            self._scheduler_by = scheduler_by
-            self._asked = False  # whether the factory looked at the totals
-            self._scheduled: int | None = None  # after how many updates the schedule ends, where it does
+            self._take_scheduler(parts["scheduler"], scheduler_by)
         self._parameters = Parameters(self.modules(), [self.optimizer])
         self._carries = any(isinstance(m, Stateful) for root in self.modules() for m in root.modules())
         check_optimizer(self.model, self.optimizer)
-
-    def prepare(self, totals: Totals) -> None:
-        """Make the scheduler, where a factory was given. See `Step`."""
-        self._whole = totals
-        totals = totals if self._rest is None else self._rest.of(totals)
-        if self._make_scheduler is not None:
-            # A second trainer on this step: the rates have moved, and the factory wants those of before.
-            self.reset_rates()
-            self.scheduler = self._made(totals)
-        if self.scheduler is None:
-            return
-        if not hasattr(self.scheduler, "step"):
-            raise TypeError(
-                f"scheduler={name_of(self._make_scheduler)} returned a {type(self.scheduler).__name__}, expected a "
-                "torch scheduler: write scheduler=lambda optimizer, totals: OneCycleLR(optimizer, ...)"
-            )
-        if getattr(self.scheduler, "optimizer", self.optimizer) is not self.optimizer:
-            raise ValueError("the scheduler drives another optimizer than the one given to SupervisedStep")
-        if self._scheduler_by is None:
-            self._scheduler_by = "validations" if isinstance(self.scheduler, ReduceLROnPlateau) else "updates"
-
-        self._look_at_schedule(totals)
-
-    def prepare_rest(self, rest: Rest | None, totals: Totals) -> None:
-        """Prepare for a schedule that was made on the way, for the rest of a run; None for one of the whole run."""
-        self._rest = rest
-        self.prepare(totals)
-
-    def reset_rates(self) -> None:
-        """Give the optimizer's groups the values that it was made with."""
-        for group, values in zip(self.optimizer.param_groups, self.as_given, strict=True):
-            for key in set(group) - {*values, "params"}:
-                del group[key]  # what a scheduler added, and the next one would begin from
-            group.update(values)
-
-    def follow(self, whole: Totals, rest: Rest) -> None:
-        """Go on with the same schedule in a run that has become another one, as by other data.
-
-        Raises:
-            ValueError: Its factory would be told other totals, or it ends before the run.
-        """
-        told = whole if self._rest is None else self._rest.of(whole)
-        if self._make_scheduler is not None and self._asked and told != self._totals:
-            raise ValueError(
-                f"the schedule of {type(self.scheduler).__name__} was made for {self._totals}, and with the new train loader it "
-                f"would be made for {told}: give scheduler= too, a function of (optimizer, totals), or None"
-            )
-        steps = getattr(self.scheduler, "total_steps", None)
-        due = getattr(rest.of(whole), str(self._scheduler_by), None)
-        if steps is not None and due is not None and due > steps - self.scheduler.last_epoch:
-            raise ValueError(
-                f"the schedule of {type(self.scheduler).__name__} has {steps - self.scheduler.last_epoch} steps left and the run "
-                f"{due} {self._scheduler_by}: give scheduler= too, a function of (optimizer, totals), or None"
-            )
-        self._whole = whole
-        if self.scheduler is not None:
-            self._look_at_schedule(told)
-
-    def _look_at_schedule(self, totals: Totals) -> None:
-        self._totals = totals
-        by_updates = self._scheduler_by == "updates"
-        self._scheduled = getattr(self.scheduler, "total_steps", None) if by_updates else None
-        self._refuse_short_schedule()
-
-    def _made(self, totals: Totals) -> Any:
-        told = AskedTotals.of(totals)
-        try:
-            made = self._make_scheduler(self.optimizer, told)
-        except (TypeError, ValueError) as error:
-            if totals.updates is None:
-                error.add_note(
-                    "totals.updates is None: how often the step is called is not known before, as the loader has no length "
-                    "or a preprocessor decides by the outcome. Give the scheduler its number of steps yourself, or step it "
-                    "by batches or epochs: scheduler_by='batches' with totals.batches"
-                )
-            raise
-        self._asked = told.asked
-        return made
-
-    def _refuse_short_schedule(self) -> None:
-        """A schedule with an end raises when it is stepped past it, which would tear the state in the middle of a run.
-
-        Raises:
-            ValueError: The run is longer than its schedule.
-        """
-        steps = getattr(self.scheduler, "total_steps", None)
-        totals = self._totals
-        counts = {"updates": totals.updates, "batches": totals.batches, "epochs": totals.epochs}
-        due = counts.get(str(self._scheduler_by))
-        if steps is not None and due is not None and due > steps:
-            raise ValueError(
-                f"the scheduler {type(self.scheduler).__name__} was made for {steps} steps and this run has {due} "
-                f"{self._scheduler_by}: give it total_steps=totals.{self._scheduler_by}; a run that was begun with it "
-                'cannot be given more epochs, start another with resume="new"'
-            )
-
-    def _refuse_to_outrun(self) -> None:
-        """Where the run became longer than its schedule, say so before the commit, which the scheduler would tear."""
-        if self.scheduler.last_epoch >= self._scheduled:
-            raise RuntimeError(
-                f"the schedule of {type(self.scheduler).__name__} ends after {self._scheduled} updates, and the run goes on: "
-                "an edit of the order or a move of the cursor made it longer. The state is whole: stop here, or give a new "
-                "run a longer schedule (total_steps) from this checkpoint on"
-            )
+        self._look_at_optimizer()
 
     def bind(self, begin_commit: Callable[[], None]) -> None:
-        """Nothing in `compute` needs it here. See `Step`."""
+        """Take what is called where an optimizer with a closure begins. See `Step`."""
+        self._begin_commit = begin_commit
+
+    # ------------------------------------------------------------------ computing
 
     def compute(self, batch: Batch) -> Outcome:
         """Forward, loss and backward. See `Step`.
 
         Raises:
             ValueError: The loss is not a scalar.
+            NonFiniteError: The loss or a gradient is not finite, where that is looked at.
         """
         if self._carries and not batch.iteration:
             reset_states(self.modules())  # also where the cursor was moved in the middle of another batch
         if self._scheduled is not None:
             self._refuse_to_outrun()
-        inputs, targets = self._place(batch) if self._away else (batch.inputs, batch.targets)
-        predictions = self.model(inputs)
-        if batch.weights is None:
-            loss = self.loss(predictions, targets)
+        if self._masks:
+            self._look_back()
+            self.watch.begin(batch)
+        loss, predictions, targets = self._backward(batch)
+        if not self._masks and self.watch.policy != "ignore":
+            self._look_at(loss, batch)
+        outcome = Outcome(loss.detach(), _detach(predictions))
+        if self.metrics:
+            outcome.metrics = self._measuring.of(outcome.predictions, targets)
+        if self._closes and not self._void:
+            self._update_by_closure(batch, loss)
+        return outcome
+
+    def _backward(self, batch: Batch) -> tuple[torch.Tensor, Any, Any]:
+        """Give loss, predictions and targets, and leave gradients."""
+        if self._narrow:
+            with self.precision.autocast():
+                loss, predictions, targets = self._forward(batch)
+            self.precision.scaled(loss).backward()  # type: ignore[no-untyped-call]
         else:
-            loss = weighted_loss(self.loss, predictions, targets, batch.weights.to(self.device))
-        if not isinstance(loss, torch.Tensor):
-            raise TypeError(
-                f"the loss {name_of(self.loss)} gave a {type(loss).__name__}, expected a tensor of shape () that has a "
-                "gradient: leave out .item() and the like"
-            )
-        if loss.dim():
-            raise ValueError(
-                f"the loss has shape {tuple(loss.shape)}, expected a scalar of shape (): "
-                f"give {name_of(self.loss)} a reduction such as 'mean', or return loss.mean()"
-            )
-        loss.backward()  # type: ignore[no-untyped-call]
-        predictions = _detach(predictions)
-        if not self.metrics:
-            return Outcome(loss.detach(), predictions)
-        with torch.no_grad():
-            metrics = {
-                name: measured(name, metric, predictions, targets) for name, metric in self.metrics.items()
-            }
-        return Outcome(loss.detach(), predictions, metrics)
+            loss, predictions, targets = self._forward(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+        if self.accumulate > 1:
+            self._weight = counted_rows(self.loss, targets, batch.size - batch.padded) if self._means else 1
+        return loss, predictions, targets
+
+    def _forward(self, batch: Batch) -> tuple[torch.Tensor, Any, Any]:
+        inputs, targets = self._place(batch) if self._away else (batch.inputs, batch.targets)
+        if self.loss is None:
+            loss, predictions = parted(self.model, call(self._called, inputs, targets))
+        else:
+            predictions = self._called(inputs)
+            if batch.weights is None:
+                loss = self.loss(predictions, targets)
+            else:
+                loss = weighted_loss(self.loss, predictions, targets, batch.weights.to(self.device))
+        if not isinstance(loss, torch.Tensor) or loss.dim():
+            raise _no_scalar(self.loss, loss)
+        return loss, predictions, targets
+
+    def _look_at(self, loss: torch.Tensor, batch: Batch) -> None:
+        """See that all is finite, and do what is asked for where it is not."""
+        # What a scaled gradient comes to is the scaler's to see.
+        scales = self.precision.scales
+        gradients = [] if scales else [p.grad for p in self._parameters.all() if p.grad is not None]
+        what = self.watch.found(loss, gradients)
+        if what is None:
+            return
+        if self.watch.policy == "stop":
+            raise NonFiniteError(what, batch)
+        self._void = True
+
+    def _look_back(self) -> None:
+        """Read what an accelerator has found in the iterations before; their updates it left out by itself."""
+        found = self.watch.read()
+        if found is None:
+            return
+        self.skipped += found[0]
+        if self.watch.policy != "skip":
+            raise NonFiniteError("a gradient was not finite", found[1])
+
+    def _update_by_closure(self, batch: Batch, loss: torch.Tensor) -> None:
+        """Let an optimizer evaluate the model as often as it wants; the first time was already."""
+        self._begin_commit()
+        known: list[torch.Tensor] = [loss.detach()]
+
+        def closure() -> torch.Tensor:
+            if known:
+                return known.pop()
+            self._parameters.drop_gradients()
+            return self._backward(batch)[0].detach()
+
+        self._step_optimizer(closure)
 
     def discard(self) -> None:
-        """Drop the gradients: between two updates there are none. See `Step`."""
+        """Drop the gradients of the present piece. See `Step`."""
+        self._void = False
+        self._measuring.forget()
         self._parameters.drop_gradients()
 
-    def apply(self) -> None:
-        """The optimizer's step, and the scheduler's. See `Step`."""
-        self.optimizer.step()
-        self._parameters.drop_gradients()
-        if self._scheduler_by == "updates":
-            self.scheduler.step()
+    # ------------------------------------------------------------------ committing; more in `Updating`
+
+    def apply(self) -> Applied | None:
+        """Make an update of the gradients, or put them by for one. See `Step`."""
+        self._measuring.commit()
+        if self._void:
+            return self._pass_over()
+        if self._is_plain:
+            self.updated = self._step_optimizer()
+            self._parameters.drop_gradients()
+            if self._scheduler_by == "updates":
+                self.scheduler.step()
+            return None
+        return self._gather_or_update()
 
     def end_batch(self) -> None:
         """Reset the state that modules carry from piece to piece; step a scheduler that goes by batches. See `Step`."""
         if self._carries:
             reset_states(self.modules())
-        if self._scheduler_by == "batches" and self.scheduler is not None:
-            self.scheduler.step()
+        self._step_schedule("batches")
 
-    def end_epoch(self) -> None:
-        """Step a scheduler that goes by epochs. See `Step`."""
-        if self._scheduler_by == "epochs" and self.scheduler is not None:
-            self.scheduler.step()
+    def end_epoch(self) -> Applied:
+        """Make an update of the pieces that are left; step a scheduler that goes by epochs. See `Step`."""
+        made = self._update_of_the_rest()
+        self._step_schedule("epochs")
+        return Applied(made.updates, {**made.figures, **self._measuring.end_epoch()})
 
-    def end_validation(self, key: float | None) -> None:
-        """Step a scheduler that goes by validations. See `Step`."""
-        if self._scheduler_by != "validations" or self.scheduler is None:
-            return
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(float("nan") if key is None else key)
-        else:
-            self.scheduler.step()
+    # ------------------------------------------------------------------ evaluating
 
     def evaluate(self, batch: Batch) -> Outcome:
         """Predictions and loss in evaluation mode. See `Step`."""
-        with evaluating(self.modules()):
+        with evaluating((self._judged, *self.modules())), self.precision.autocast():
+            if self._judged is not self._called and not batch.iteration:
+                reset_states([self._judged])
             inputs, targets = self._place(batch)
-            predictions = self.model(inputs)
+            if self.loss is None:
+                return Outcome(*parted(self.model, call(self._judged, inputs, targets)))
+            predictions = self._judged(inputs)
             return Outcome(self.loss(predictions, targets), predictions)
 
     def loss_over(self, predictions: Any, targets: Any) -> float | None:
         """The loss over predictions and targets of a whole pass, in one call. See `Step`."""
-        with evaluating(self.modules()):
+        if self.loss is None:
+            return None
+        with evaluating(self.modules()), self.precision.autocast():
             return float(self.loss(self._to_device(predictions), self._to_device(targets)))
 
     def modules(self) -> Iterable[nn.Module]:
@@ -318,6 +325,8 @@ class SupervisedStep:
     def _to_device(self, tensors: Any) -> Any:
         return map_tensors(tensors, lambda t: t.to(self.device, non_blocking=True))
 
+    # ------------------------------------------------------------------ state
+
     def settings(self) -> dict[str, Any]:
         """The parameters' shapes and how the other parts were made. See `Step`."""
         groups = without_params(self.optimizer)
@@ -328,11 +337,13 @@ class SupervisedStep:
             "optimizer": {"class": type(self.optimizer).__name__, "param_groups": groups},
             "scheduler": None if self.scheduler is None else described(self.scheduler),
             "scheduler_by": self._scheduler_by,
+            **({} if self.scheduler_on is None else {"scheduler_on": self.scheduler_on}),
             "metrics": sorted(self.metrics),
+            **self._settings_of_updating(),
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """`model`, `model_extra`, `optimizer`, and `scheduler` and `loss` where they have a state. See `Step`."""
+        """`model`, `model_extra`, `optimizer`; `scheduler`, `loss`, `ema` and the like where there are any. See `Step`."""
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
             "model_extra": module_extra(self.model),
@@ -344,7 +355,9 @@ class SupervisedStep:
                 state["scheduler_rest"] = asdict(self._rest)
         if isinstance(self.loss, nn.Module):
             state["loss"] = {"state": self.loss.state_dict(), "extra": module_extra(self.loss)}
-        return state
+        if adding := self._measuring.state_dict():
+            state["metrics"] = adding
+        return state | self._state_of_updating()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave. See `Step`."""
@@ -354,13 +367,26 @@ class SupervisedStep:
             load_module(self.loss, state["loss"]["state"], "loss")
             load_module_extra(self.loss, state["loss"]["extra"])
         if self.scheduler is not None:
-            self.scheduler.load_state_dict(copy.deepcopy(state["scheduler"]))
-            self._rest = Rest(**state["scheduler_rest"]) if "scheduler_rest" in state else None
-            self._look_at_schedule(self._whole if self._rest is None else self._rest.of(self._whole))
+            self._load_schedule(copy.deepcopy(state["scheduler"]), state.get("scheduler_rest"))
         # After the scheduler: some of them write to the optimizer when they load.
         load_optimizer(self.optimizer, state["optimizer"])
+        accepted(self.optimizer)
+        self._measuring.load_state_dict(state.get("metrics", {}))
+        self._load_updating(state)
         self.discard()
 
 
 def _detach(tree: Any) -> Any:
     return tree.detach() if isinstance(tree, torch.Tensor) else map_tensors(tree, torch.Tensor.detach)
+
+
+def _no_scalar(loss: Any, found: Any) -> TypeError | ValueError:
+    if not isinstance(found, torch.Tensor):
+        return TypeError(
+            f"the loss {name_of(loss)} gave a {type(found).__name__}, expected a tensor of shape () that has a "
+            "gradient: leave out .item() and the like"
+        )
+    return ValueError(
+        f"the loss has shape {tuple(found.shape)}, expected a scalar of shape (): "
+        f"give {name_of(loss)} a reduction such as 'mean', or return loss.mean()"
+    )

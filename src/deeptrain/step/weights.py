@@ -94,6 +94,13 @@ def _counted(loss: Any, targets: Any, each: torch.Tensor, reduction: str) -> tor
     return counted.sum()
 
 
+def counted_rows(loss: Any, targets: Any, rows: int) -> float:
+    """What a loss over some rows is the mean of: the rows; of torch's losses over classes what counts, by its weight."""
+    if not _is_over_classes(loss) or not isinstance(targets, torch.Tensor) or targets.is_floating_point():
+        return rows
+    return float(_counted(loss, targets, targets, "mean"))
+
+
 def _is_over_classes(loss: Any) -> bool:
     made = (
         loss.func

@@ -1,0 +1,132 @@
+"""What one iteration may do to a model, in every combination: killed or stopped anywhere, continued, the same bits."""
+
+import itertools
+
+import pytest
+
+import deeptrain as dt
+from tests.support import fresh, recipes
+
+PRECISIONS = ("fp32", "bf16")
+ACCUMULATE = (1, 3)
+SCHEDULERS = ("none", "onecycle", "plateau")
+EMA = (None, 0.9)
+FED = ("windows", "repeat", None)
+MATRIX = list(itertools.product(PRECISIONS, ACCUMULATE, SCHEDULERS, EMA, FED))
+# Each pair of settings is among these.
+SAMPLE = [
+    ("fp32", 3, "onecycle", 0.9, "windows"),
+    ("bf16", 3, "plateau", None, "repeat"),
+    ("bf16", 1, "onecycle", 0.9, None),
+    ("fp32", 3, "none", None, None),
+    ("bf16", 1, "none", 0.9, "windows"),
+    ("fp32", 1, "plateau", 0.9, "repeat"),
+    ("bf16", 3, "plateau", 0.9, None),
+    ("fp32", 1, "onecycle", None, "repeat"),
+]
+
+
+def recipe(precision, accumulate, scheduler, ema, preprocess, **more):
+    learning = {"precision": precision, "accumulate": accumulate, "clip_norm": 0.5}
+    if ema is not None:
+        learning |= {"ema": ema, "evaluate_ema": True}
+    return {"scheduler": scheduler, "preprocess": preprocess, "learning": learning | more}
+
+
+def finish(runs, made):
+    t = recipes.trainer(runs=runs, name="r", **made)
+    t.fit()
+    t.close()
+    return recipes.summary(t)
+
+
+def go(runs, safe_points, made, kill):
+    """Continue for so many safe points, and then save and end, or just die."""
+    t = recipes.trainer(runs=runs, name="r", **made)
+    done = recipes.advance(t, safe_points)
+    if kill:
+        t.run.checkpoints.settle()
+        recipes.os.kill(recipes.os.getpid(), recipes.signal.SIGKILL)
+    t.run.save(t)
+    t.close()
+    return done
+
+
+def count(made):
+    t = recipes.trainer(**made)
+    points = 1
+    while not recipes.advance(t, 1):
+        points += 1
+    return points, recipes.summary(t)
+
+
+def interrupted(place, made, stops):
+    points, expected = fresh.run(count, made)
+    for stop in range(1, points, stops):
+        kill, runs = stop % 2, place / str(stop)
+        if kill:
+            with pytest.raises(EOFError):
+                fresh.run(go, runs, stop, made, kill)
+        else:
+            fresh.run(go, runs, stop, made, kill)
+            fresh.run(go, runs, 1 + stop % 4, made, kill)
+        assert fresh.run(finish, runs, made) == expected, f"stopped after {stop} of {points}"
+
+
+@pytest.mark.parametrize("case", SAMPLE, ids=lambda case: "-".join(map(str, case)))
+def test_learning_stopped_and_killed_anywhere(case, tmp_path):
+    interrupted(tmp_path, recipe(*case), 23)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("case", MATRIX, ids=lambda case: "-".join(map(str, case)))
+def test_the_whole_matrix(case, tmp_path):
+    interrupted(tmp_path, recipe(*case), 3)
+
+
+def test_fp16_stopped_and_killed_anywhere(tmp_path):
+    made = recipe("fp16", 3, "onecycle", 0.9, None)
+    # With a scale that is halved on the way.
+    interrupted(tmp_path, made, 13)
+
+
+def test_in_the_middle_of_an_update_the_gradients_are_part_of_the_state(tmp_path):
+    """Paused between two pieces of one update, looked at, and continued in another process."""
+    made = recipe("fp32", 3, "none", None, None)
+    t = recipes.trainer(runs=tmp_path, name="r", **made)
+    t.step(4)
+    gathered = t.get("gathered.*")
+    assert gathered["gathered.pieces"] == 1
+    assert t.progress.train.updates == 1
+    t.run.save(t)
+    t.close()
+    assert fresh.run(finish, tmp_path, made) == fresh.run(count, made)[1]
+
+
+class Breaks(Exception):
+    pass
+
+
+def test_an_aborted_piece_leaves_those_before_it(tmp_path):
+    made = recipe("fp32", 3, "none", None, None)
+    expected = fresh.run(count, made)[1]
+    t = recipes.trainer(**made)
+    for at in range(16):
+        backward, calls = t.learner._backward, []
+
+        def broken(batch, backward=backward, calls=calls):
+            found = backward(batch)
+            if not calls:
+                calls.append(1)
+                raise Breaks
+            return found
+
+        t.learner._backward = broken
+        before = dt.digest(t.state_dict())
+        with pytest.raises(Breaks):
+            t.step(1)
+        assert dt.digest(t.state_dict()) == before, f"at {at}"
+        t.step(1)
+        t.learner._backward = backward
+    t.fit()
+    assert recipes.summary(t) == expected
