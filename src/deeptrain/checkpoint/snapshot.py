@@ -24,9 +24,9 @@ def gather(trainer: Trainer, history: dict[str, Any] | None = None) -> dict[str,
         history: What stands in place of its history, which is copied where this is None.
     """
     callbacks, place, progress = trainer.handlers.state_dict(), None, trainer.progress.state_dict()
-    if trainer.handling is not None:
+    if trainer.delivery.handling is not None:
         # Inside a handler: the state in which it has not been called yet, so that it will be.
-        name, state, place = trainer.handling
+        name, state, place = trainer.delivery.handling
         if state is not None:
             callbacks[name] = state
     return {
@@ -69,7 +69,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
     trainer.streams.load_state_dict(state["random"])
     # Last: only now is the state whole.
     trainer.progress = progress
-    trainer.tell("load")
+    trainer.delivery.tell("load")
 
 
 def _progress(trainer: Trainer, state: dict[str, Any]) -> Progress:

@@ -76,9 +76,34 @@ class SteeringVerbs(TrainerPart):
         """
         return self.steering.ask(self._trainer, Change("stop"))
 
+    def validate(self) -> dict[str, float]:
+        """Validate now, whole, and leave nothing behind: no record, no events, no random number drawn.
+
+        Returns:
+            The figures by name.
+        """
+        trainer = self._trainer
+        if trainer.delivery.handling is not None:
+            return trainer.judging.now(trainer)
+        try:
+            with trainer.interrupts:
+                return trainer.judging.abortably(trainer, lambda: trainer.judging.now(trainer))
+        finally:
+            self.steering.settle(trainer)  # another thread may have asked for something meanwhile
+
+    def pause(self, reason: str = "a pause was requested") -> bool:
+        """Ask the running trainer to stop at the next safe point; from a handler or from any thread.
+
+        `fit()` then raises `Interrupted`.
+
+        Returns:
+            False where nothing is running.
+        """
+        return self._trainer.interrupts.request(reason)
+
     def request_pause(self, reason: str = "a pause was requested") -> bool:
         """What `pause` does."""
-        return self._trainer.pause(reason)
+        return self.pause(reason)
 
     def break_when(self, condition: str) -> str:
         """Pause after the first iteration for which a condition holds; `fit()` or `step(1)` goes on from there.
