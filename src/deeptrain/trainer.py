@@ -22,21 +22,22 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from deeptrain.callbacks.base import Event, Handlers
-from deeptrain.callbacks.delivery import Delivery
 from deeptrain.callbacks.display import Display
 from deeptrain.checkpoint.settings import Checkpoints
 from deeptrain.control.change import steer_edits
 from deeptrain.control.interrupt import Interrupts, end_by_signal_if_uncaught
-from deeptrain.control.timetravel import TimeVerbs
 from deeptrain.control.verbs import SteeringVerbs
+from deeptrain.delivery import Delivery
 from deeptrain.evaluation.judging import Judging
 from deeptrain.integrations.torch_loader import as_feed
 from deeptrain.introspect.info import Info
 from deeptrain.introspect.verbs import LookingVerbs
 from deeptrain.parts import begin_at_the_beginning, dues, refuse_misfits
 from deeptrain.run.checkpointing import NEVER
+from deeptrain.run.exchanging import ReplacingVerbs
 from deeptrain.run.record import plain
 from deeptrain.run.run import Run
+from deeptrain.run.timetravel import TimeVerbs
 from deeptrain.run.verbs import SavingVerbs
 from deeptrain.state.cadence import BATCH_END, EPOCH_END, PIECE, At
 from deeptrain.state.history import History
@@ -66,7 +67,7 @@ _ENDS = {
 }
 
 
-class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs, LookingVerbs):
+class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerbs):
     """Trains a step on data, and can be stopped, looked at, saved and continued at any moment.
 
     Args:
@@ -228,33 +229,6 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs, LookingVerbs):
         """End the script where it was only to come to a point of another run again; see `deeptrain replay`."""
         if getattr(self.progress.train, travel.counter) >= travel.count:
             raise self.run.arrive(self)
-
-    def retrace(self, counter: str, count: int, limit: float = float("inf"), *, finish: bool = True) -> None:
-        """Go on to a count, to where all that follows from it is through; part of a rewind or a trial.
-
-        Args:
-            counter: Of `progress.train`.
-            count: To which count.
-            limit: Where it is to have come at the latest, in iterations.
-            finish: Whether the run is done where its last epoch is; else it rests before that.
-
-        Raises:
-            ValueError: It does not come before so many iterations.
-        """
-        while self.progress.phase is not Phase.DONE and not self._rests_at(counter, count, stop=True):
-            if not finish and not self.progress.pending and self.progress.train.epochs >= self.epochs:
-                return
-            if self.progress.train.iterations > limit:
-                raise ValueError(
-                    f"rewind: {counter}={count} lies behind iteration {limit}, where this line of history was left; the "
-                    "checkpoints of the branch that it lies on are gone"
-                )
-            self._advance()
-
-    def went_back(self) -> None:
-        """The run is at an earlier point: a loop over its iterations goes on with the next one from there."""
-        if self._loop_goal is not None:
-            self._loop_goal = self.progress.train.iterations + 1
 
     def _start(self) -> None:
         """What is checked and told before the first transition; nothing where the trainer was started already."""
@@ -441,3 +415,32 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs, LookingVerbs):
             raise
         self.run.on_done(self)
         self.display.on_done(self)
+
+    # ------------------------------------------------------------------ the loop as part of a rewind or a trial
+
+    def retrace(self, counter: str, count: int, limit: float = float("inf"), *, finish: bool = True) -> None:
+        """Go on to a count, to where all that follows from it is through; part of a rewind or a trial.
+
+        Args:
+            counter: Of `progress.train`.
+            count: To which count.
+            limit: Where it is to have come at the latest, in iterations.
+            finish: Whether the run is done where its last epoch is; else it rests before that.
+
+        Raises:
+            ValueError: It does not come before so many iterations.
+        """
+        while self.progress.phase is not Phase.DONE and not self._rests_at(counter, count, stop=True):
+            if not finish and not self.progress.pending and self.progress.train.epochs >= self.epochs:
+                return
+            if self.progress.train.iterations > limit:
+                raise ValueError(
+                    f"rewind: {counter}={count} lies behind iteration {limit}, where this line of history was left; the "
+                    "checkpoints of the branch that it lies on are gone"
+                )
+            self._advance()
+
+    def went_back(self) -> None:
+        """The run is at an earlier point: a loop over its iterations goes on with the next one from there."""
+        if self._loop_goal is not None:
+            self._loop_goal = self.progress.train.iterations + 1

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from deeptrain.checkpoint.line import Line
 from deeptrain.control.journal import Journal
 from deeptrain.control.mailbox import NAME, SUPPORTED, Mailbox
-from deeptrain.run import branches, detours, holding, leaving
+from deeptrain.run import branches, detours, holding, leaving, replaced
 from deeptrain.run.checkpointing import NEVER, Checkpointing
 from deeptrain.run.journalling import Journalling
 from deeptrain.run.loading import read_state
@@ -31,7 +31,7 @@ from deeptrain.run.standing import Standing
 from deeptrain.state.progress import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
     from os import PathLike
 
@@ -193,6 +193,11 @@ class Run:
         """Parts were replaced: what comes now is no replay."""
         self.replay_until = 0
         self.journal("replace", at=at, parts=parts, changes=changes, said=said)
+
+    @staticmethod
+    def refuse_replaced(trainer: Trainer, info: Mapping[str, Any], path: str | PathLike[str]) -> None:
+        """See that a state is of the parts that the trainer has, where some were replaced; see `replaced`."""
+        replaced.refuse_replaced(trainer, info, path)
 
     # ------------------------------------------------------------------ its journal
 
