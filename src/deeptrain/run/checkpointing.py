@@ -7,9 +7,9 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from deeptrain.checkpoint.snapshot import gather
 from deeptrain.checkpoint.store import CheckpointStore
 from deeptrain.run.saving import Saver
+from deeptrain.run.whole import gather
 from deeptrain.state.cadence import BATCH_END, EPOCH_END, PIECE
 from deeptrain.state.history import without_series
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from deeptrain.checkpoint.snapshot import gather, restore
 from deeptrain.control.change import Change
 from deeptrain.control.part import TrainerPart
 from deeptrain.run.elsewhere import on_load, read_into, write
+from deeptrain.run.whole import gather, restore
 from deeptrain.state.progress import TornStateError
 
 if TYPE_CHECKING:
