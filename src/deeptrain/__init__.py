@@ -21,7 +21,7 @@ from deeptrain.data.preprocess import Preprocessor
 from deeptrain.data.source import Arrays
 from deeptrain.later import later
 from deeptrain.state.cadence import At, Every
-from deeptrain.state.progress import Phase
+from deeptrain.state.progress import Phase, TornStateError
 from deeptrain.state.reproducible import reproducible
 from deeptrain.state.tree import digest
 from deeptrain.step.base import Outcome, Step, Totals
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from deeptrain.run.fingerprint import FingerprintMismatch
     from deeptrain.run.reader import open_run
     from deeptrain.run.replay import ReplayMismatch
-    from deeptrain.run.run import TornStateError
     from deeptrain.step.nonfinite import NonFiniteError
     from deeptrain.step.stateful import Stateful, reset_states
     from deeptrain.step.supervised import SupervisedStep
@@ -57,7 +56,6 @@ _LATER = {
     "BatchLoader": "deeptrain.data.loader",
     "Validation": "deeptrain.evaluation.validation",
     "FingerprintMismatch": "deeptrain.run.fingerprint",
-    "TornStateError": "deeptrain.run.run",
     "SupervisedStep": "deeptrain.step.supervised",
     "Trainer": "deeptrain.trainer",
     "Display": "deeptrain.callbacks.display",

@@ -16,45 +16,41 @@ where the one that saved it stood, even between two handlers of one event or in 
 
 from __future__ import annotations
 
-import copy
-import warnings
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
 from deeptrain.callbacks.base import Event, Handlers
 from deeptrain.callbacks.display import Display
-from deeptrain.callbacks.recover import Recover
 from deeptrain.checkpoint.settings import Checkpoints
-from deeptrain.checkpoint.snapshot import gather, restore
 from deeptrain.control.change import steer_edits
 from deeptrain.control.interrupt import Interrupts, end_by_signal_if_uncaught
-from deeptrain.control.timetravel import TimeVerbs
 from deeptrain.control.verbs import SteeringVerbs
+from deeptrain.delivery import Delivery
 from deeptrain.evaluation.judging import Judging
 from deeptrain.integrations.torch_loader import as_feed
 from deeptrain.introspect.info import Info
+from deeptrain.introspect.verbs import LookingVerbs
+from deeptrain.parts import begin_at_the_beginning, dues, of_step, refuse_misfits
 from deeptrain.run.checkpointing import NEVER
+from deeptrain.run.exchanging import ReplacingVerbs
 from deeptrain.run.record import plain
 from deeptrain.run.run import Run
+from deeptrain.run.timetravel import TimeVerbs
 from deeptrain.run.verbs import SavingVerbs
-from deeptrain.state.cadence import BATCH_END, EPOCH_END, PIECE, WITHOUT_UPDATE, At, Due, Every
+from deeptrain.state.cadence import BATCH_END, EPOCH_END, PIECE, WITHOUT_UPDATE, At
 from deeptrain.state.history import History
 from deeptrain.state.progress import Phase, Progress, Task
 from deeptrain.state.randomness import Streams
-from deeptrain.step.base import Applied, Outcome, Step, Totals, figure, figures_of
+from deeptrain.step.base import Applied, Outcome, Step, figure, figures_of
 from deeptrain.step.function import FunctionStep
-from deeptrain.step.gathering import updates_in
-from deeptrain.step.parts import group_values, put_back_groups
 from deeptrain.step.rollback import Rollback
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Callable, Iterator, Sequence
     from os import PathLike
 
-    import numpy as np
     from torch.utils.data import DataLoader
 
     from deeptrain.callbacks.base import Callback
@@ -73,7 +69,7 @@ _ENDS |= {WITHOUT_UPDATE[moved]: names for moved, names in _ENDS.items()}
 ONE, NOTHING = Applied(), Applied(updates=0)
 
 
-class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
+class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerbs):
     """Trains a step on data, and can be stopped, looked at, saved and continued at any moment.
 
     Args:
@@ -120,14 +116,7 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
         callbacks: Sequence[Callback] = (),
         verbosity: int | Display = 1,
     ) -> None:
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-            raise ValueError(f"epochs={epochs!r}: expected a whole number of passes from 1 up")
-        if config is not None and not isinstance(config, dict):
-            raise TypeError(f"config={config!r}: expected a dict of values to keep with the run")
-        if validation is not None and validation.loader is train:
-            raise ValueError(
-                "the train loader is the validation's loader too: make a second one, each has its place"
-            )
+        refuse_misfits(train, validation, epochs, config)
         self.seed = torch.initial_seed()
         self.learner: Step = step if isinstance(step, Step) else FunctionStep(step)
         self.streams = Streams(self.learner.device)
@@ -136,24 +125,23 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
             validation, None if validation is None else as_feed(validation.loader, self.seed)
         )
         self.judging.warn_of_shared_rows(self.train)
-        self._begin_at_the_beginning()
+        begin_at_the_beginning(self.train)
         self.epochs = epochs
         self.config = dict(config or {})
         self.checkpoints = checkpoints or Checkpoints()
         self.judging.refuse_unknown_best(self.checkpoints.best)
         self.judging.refuse_unknown_figure(getattr(self.learner, "scheduler_on", None))
-        self.handlers = Handlers([*callbacks, *_of_step(self.learner)])
+        self.handlers = Handlers([*callbacks, *of_step(self.learner)])
         self.display = verbosity if isinstance(verbosity, Display) else Display(verbosity)
         self.progress = Progress()
         self.history = History()
-        self._last: Any = None
 
         self._loop_goal: int | None = None
         self.interrupts = Interrupts()
         super().__init__()
         self._started = self._committing = False
         self._wake_at = 0.0
-        self.handling: tuple[str, dict[str, Any] | None, list[Any]] | None = None
+        self.delivery = Delivery(self)
         self.replaced: list[dict[str, Any]] = []
         self.listen()
 
@@ -171,19 +159,8 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
     def listen(self) -> None:
         """Note what follows from commits, and whether anybody is told of each."""
         judged = self.judging.validation
-        self._dues = _dues(None if judged is None else judged.every, self.checkpoints.every)
+        self._dues = dues(None if judged is None else judged.every, self.checkpoints.every)
         self._heard = bool(self.handlers.calls["train_iter_end"] or self.handlers.calls["train_batch_end"])
-
-    def _begin_at_the_beginning(self) -> None:
-        """A loader that another loop has used goes back; in the middle of an epoch that may not be what is meant."""
-        place = self.train.position
-        if place.batch:
-            warnings.warn(
-                f"the loader stood at {place}; a run begins at the beginning (trainer.train.seek moves it)",
-                stacklevel=3,
-            )
-        if any(place):
-            self.train.seek(epoch=0)
 
     # ------------------------------------------------------------------ verbs that run
 
@@ -215,35 +192,11 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
             while self.progress.phase is not Phase.DONE:
                 self._loop_goal = self.progress.train.iterations + 1
                 self._go("iterations", self._loop_goal, stop=False)
-                if self.progress.train.iterations >= self._loop_goal and self.last is not None:
-                    yield self.last
+                if self.progress.train.iterations >= self._loop_goal and self.delivery.newest is not None:
+                    yield self.delivery.event()
         finally:
             self._loop_goal = None
             self._stop()
-
-    def validate(self) -> dict[str, float]:
-        """Validate now, whole, and leave nothing behind: no record, no events, no random number drawn.
-
-        Returns:
-            The figures by name.
-        """
-        if self.handling is not None:
-            return self.judging.now(self)
-        try:
-            with self.interrupts:
-                return self.judging.abortably(self, lambda: self.judging.now(self))
-        finally:
-            self.steering.settle(self)  # another thread may have asked for something meanwhile
-
-    def pause(self, reason: str = "a pause was requested") -> bool:
-        """Ask the running trainer to stop at the next safe point; from a handler or from any thread.
-
-        `fit()` then raises `Interrupted`.
-
-        Returns:
-            False where nothing is running.
-        """
-        return self.interrupts.request(reason)
 
     # ------------------------------------------------------------------ the loop
 
@@ -280,46 +233,19 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
         if getattr(self.progress.train, travel.counter) >= travel.count:
             raise self.run.arrive(self)
 
-    def retrace(self, counter: str, count: int, limit: float = float("inf"), *, finish: bool = True) -> None:
-        """Go on to a count, to where all that follows from it is through; part of a rewind or a trial.
-
-        Args:
-            counter: Of `progress.train`.
-            count: To which count.
-            limit: Where it is to have come at the latest, in iterations.
-            finish: Whether the run is done where its last epoch is; else it rests before that.
-
-        Raises:
-            ValueError: It does not come before so many iterations.
-        """
-        while self.progress.phase is not Phase.DONE and not self._rests_at(counter, count, stop=True):
-            if not finish and not self.progress.pending and self.progress.train.epochs >= self.epochs:
-                return
-            if self.progress.train.iterations > limit:
-                raise ValueError(
-                    f"rewind: {counter}={count} lies behind iteration {limit}, where this line of history was left; the "
-                    "checkpoints of the branch that it lies on are gone"
-                )
-            self._advance()
-
-    def went_back(self) -> None:
-        """The run is at an earlier point: a loop over its iterations goes on with the next one from there."""
-        if self._loop_goal is not None:
-            self._loop_goal = self.progress.train.iterations + 1
-
     def _start(self) -> None:
         """What is checked and told before the first transition; nothing where the trainer was started already."""
         self.refuse_torn()
         if self._started:
             return
-        self._refuse_unclaimed()
+        self.refuse_unclaimed()
         end_by_signal_if_uncaught()
         self.run.begin(self)
         self._wake_at = 0.0
         self.watcher.wake()
         self.commands.begin(self)
         self._started = True
-        self.tell("start")
+        self.delivery.tell("start")
 
     def _stop(self) -> None:
         """What is told after the last transition."""
@@ -327,7 +253,7 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
             self._started = False
             self.run.rest()
             self.display.on_stop(self)
-            self.tell("stop")
+            self.delivery.tell("stop")
             self.commands.look(self, NEVER)  # nobody who asked before is left waiting
             self.watcher.rest(self)
 
@@ -415,7 +341,7 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
             self.tear(f"the commit of iteration {at + 1}", error)
             raise
         self._committing = False
-        self.run.on_iteration(self, batch, figures)
+        self.run.journalling.on_iteration(self, batch, figures)
         now = monotonic()
         if now >= self._wake_at or epoch_ended:
             self._look_at_the_clock(now, epoch_ended=epoch_ended)
@@ -452,41 +378,16 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
         done, names = self.progress.train, _ENDS[moved]
         passed = self.train.passed
         follow = [kind for kind, due in self._dues if due(done, moved, passed)] if self._dues else ()
-        self._last = (batch, outcome, figures, (*names, *follow))
+        self.delivery.newest = (batch, outcome, figures, (*names, *follow))
         if self._heard or moved[-1] == "epochs":
-            self.put_handlers(names, self._event())
+            self.delivery.put(names, self.delivery.event())
         if follow or self.schedule.entries:
             tasks = [Task(kind) for kind in follow]
             self.progress.pending.extend(self.schedule.put_between(tasks, done, moved, passed))
 
-    def _event(self) -> Event:
-        batch, outcome, figures, coincides = self._last
-        at = self.progress.train.iterations
-        replaying = at <= self.run.replay_until
-        return Event(
-            "train_iter_end", at, batch.epoch, batch, outcome.predictions, dict(figures), coincides, replaying
-        )
-
-    @property
-    def last(self) -> Event | None:
-        """The newest train iteration of this process; None before the first and after a load."""
-        return self._event() if self._last else None
-
-    def put_handlers(self, names: Sequence[str], event: Event, *, first: bool = False) -> None:
-        """Put an event's handlers on the list: at its end, or before everything else."""
-        tasks = [
-            Task("handler", event.named(name), callback)
-            for name in names
-            for callback in self.handlers.calls[name]
-        ]
-        if first:
-            self.progress.pending.extendleft(reversed(tasks))
-        else:
-            self.progress.pending.extend(tasks)
-
     def _deliver(self, task: Task) -> None:
         if task.kind == "handler":
-            self._handle(task)
+            self.delivery.handle(task)
         elif task.kind == "validation":
             self.judging.advance(self)
         elif task.kind == "scheduled":
@@ -495,65 +396,6 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
             self._finish_now(task)
         else:
             self._save_pending(task)
-
-    def _handle(self, task: Task) -> None:
-        """Call one handler; one of a validation's events under seeds of its own."""
-        callback, event = self.handlers.by_name[task.callback], task.event
-        state = copy.deepcopy(callback.state_dict())
-        seeds = (
-            (*self.judging.key(self), event.name, task.callback) if event.name.startswith("val_") else None
-        )
-
-        def call() -> None:
-            if seeds is not None:
-                self.streams.seed(*seeds)
-            self.handlers.calls[event.name][task.callback](self, event)
-
-        place = self.call_abortably(
-            task.callback, call, state, lambda: callback.load_state_dict(copy.deepcopy(state))
-        )
-        if seeds is not None:
-            self.streams.restore(place)
-        self.end_delivery()
-
-    def call_abortably(
-        self,
-        name: str,
-        call: Callable[[], object],
-        state: dict[str, Any] | None,
-        undo_more: Callable[[], None],
-    ) -> list[Any]:
-        """Call the user's code; if it does not come to its end, put back its declared state and what abort covers.
-
-        Returns:
-            Where the random streams stood before.
-        """
-        self.rollback.capture()
-        place = self.rollback.place
-        groups, order = group_values(self.learner.optimizers()), self.train.mark()
-
-        def work() -> None:
-            self.handling = (name, state, place)
-            call()
-
-        def undo(_: BaseException) -> None:
-            self.handling = None
-            self.steering.forget_handler()
-            self.rollback.restore()
-            put_back_groups(self.learner.optimizers(), groups)
-            self.train.back_to(order)
-            undo_more()
-
-        self.interrupts.abortably(work, undo)
-        self.handling = None
-        return place
-
-    def end_delivery(self) -> None:
-        """The user's code has returned: it is pending no more, and what it asked for is made."""
-        self.progress.pending.popleft()
-        self.steering.end_handler(self)
-
-    # ------------------------------------------------------------------ saving and looking; more in `SavingVerbs`
 
     def _save_pending(self, task: Task) -> None:
         """Save with the task taken off the list, so that what is saved goes on behind it."""
@@ -585,99 +427,34 @@ class Trainer(SteeringVerbs, TimeVerbs, SavingVerbs):
         except BaseException:
             self.progress.phase = Phase.TRAIN
             raise
-        self.run.look_for_suspects(self)
+        self.run.on_done(self)
         self.display.on_done(self)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that decides how the run goes on, as one tree. Tensors are the live ones, not copies.
+    # ------------------------------------------------------------------ the loop as part of a rewind or a trial
 
-        Inside a handler this is the state in which the handler has not been called yet, so that it will be.
-        """
-        return gather(self)
+    def retrace(self, counter: str, count: int, limit: float = float("inf"), *, finish: bool = True) -> None:
+        """Go on to a count, to where all that follows from it is through; part of a rewind or a trial.
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved state. If that fails in the middle, the trainer refuses to train until a load succeeds.
+        Args:
+            counter: Of `progress.train`.
+            count: To which count.
+            limit: Where it is to have come at the latest, in iterations.
+            finish: Whether the run is done where its last epoch is; else it rests before that.
 
         Raises:
-            ValueError: It is of another version, model, data or set of callbacks; the message names it.
+            ValueError: It does not come before so many iterations.
         """
-        if self.handling is not None:
-            raise RuntimeError(
-                f"a state was to be loaded inside a handler of {self.handling[0]}: what is pending would be of two states; "
-                "let the handler call trainer.pause(), and load once fit() has raised Interrupted"
-            )
-        self._last = None
-        restore(self, state)
+        while self.progress.phase is not Phase.DONE and not self._rests_at(counter, count, stop=True):
+            if not finish and not self.progress.pending and self.progress.train.epochs >= self.epochs:
+                return
+            if self.progress.train.iterations > limit:
+                raise ValueError(
+                    f"rewind: {counter}={count} lies behind iteration {limit}, where this line of history was left; the "
+                    "checkpoints of the branch that it lies on are gone"
+                )
+            self._advance()
 
-    def info(self) -> Info:
-        """Where the run stands: what is pending, what fed the last batch, where its record lies."""
-        return Info.of(self)
-
-    def __repr__(self) -> str:
-        return f"Trainer({Info.of(self).line})"
-
-    def register_generator(
-        self, name: str, generator: torch.Generator | np.random.Generator | random.Random
-    ) -> None:
-        """Make a generator of your own part of the state, so that it is saved, restored and rolled back."""
-        self.streams.register(name, generator)
-
-    # ------------------------------------------------------------------ running
-
-    def tell(self, name: str) -> None:
-        """Call the handlers of something that happens at the user's times; it draws no random numbers."""
-        if not self.handlers.calls[name]:
-            return
-        place = self.streams.capture()
-        try:
-            for call in self.handlers.calls[name].values():
-                call(self, Event(name, self.progress.train.iterations, self.progress.train.epochs))
-        finally:
-            self.streams.restore(place)
-
-    def _refuse_unclaimed(self) -> None:
-        if self.streams.unclaimed:
-            raise ValueError(
-                f"the loaded state has the random streams {self.streams.unclaimed}, which this trainer does not know: "
-                "call trainer.register_generator(name, generator) for each before training"
-            )
-
-    def totals(self) -> Totals:
-        """How much the whole run does, by the train loader."""
-        iterations, each = self.train.iterations(self.epochs), self.train.batches
-        batches = None if each is None else self.epochs * each
-        updates = updates_in(self.train, self.epochs, getattr(self.learner, "accumulate", 1))
-        return Totals(iterations=iterations, batches=batches, updates=updates, epochs=self.epochs)
-
-    def settings_of_parts(self) -> dict[str, Any]:
-        """How every part was made, as plain values: what must match when a run is continued."""
-        data = {"train": self.train.settings(), **self.judging.data_settings()}
-        judged = self.judging.settings()
-        return {"step": self.learner.settings(), "data": data, "validation": judged, "config": self.config}
-
-    def close(self) -> None:
-        """Let go of the run's lock, its files and the loaders' workers. The trainer can still be looked at."""
-        self.run.close()
-        self.train.close()
-        self.judging.close()
-
-    def __enter__(self) -> Trainer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _of_step(learner: Step) -> list[Callback]:
-    """The callbacks that a step's settings ask for."""
-    watch = getattr(learner, "watch", None)
-    return [Recover()] if watch is not None and watch.policy == "rewind" else []
-
-
-def _dues(
-    validate: Every | None, save: Every | None
-) -> list[tuple[Literal["validation", "checkpoint"], Due]]:
-    """What follows from commits by their counts, in the order in which it is done."""
-    cadences: list[tuple[Literal["validation", "checkpoint"], Every | None]]
-    cadences = [("validation", validate), ("checkpoint", save)]
-    return [(kind, Due(every)) for kind, every in cadences if every is not None and every.unit != "seconds"]
+    def went_back(self) -> None:
+        """The run is at an earlier point: a loop over its iterations goes on with the next one from there."""
+        if self._loop_goal is not None:
+            self._loop_goal = self.progress.train.iterations + 1

@@ -454,7 +454,7 @@ def test_a_full_disk_leaves_the_state_whole_and_the_journal_readable(tmp_path):
     seldom = dt.Checkpoints(every=dt.Every(epochs=50))
     t = recipes.trainer(runs=tmp_path, name="r", checkpoints=seldom)
     t.step(2)
-    t.run._journal._written = 0.0
+    t.run.journalling.file._written = 0.0
     size = os.path.getsize(t.run.path / "journal.jsonl")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

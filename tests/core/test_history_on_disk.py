@@ -409,7 +409,7 @@ def test_the_journal_has_all_that_a_checkpoint_has(tmp_path):
 def save_and_be_killed(runs):
     t = make(runs, checkpoints=dt.Checkpoints(every=dt.Every(seconds=1e6)))
     t.run.begin(t)
-    t.run._journal.flush_at = float("inf")
+    t.run.journalling.file.flush_at = float("inf")
     while t.progress.train.iterations < 3:
         recipes.advance(t, 1)
     t.run.checkpoints.store.prepare = lambda: os.kill(os.getpid(), signal.SIGKILL)

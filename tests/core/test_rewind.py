@@ -26,7 +26,7 @@ def state(t):
 
 
 def journal(t):
-    t.run._journal.flush()
+    t.run.journalling.file.flush()
     return list(read_journal(t.run.path / "journal.jsonl"))
 
 

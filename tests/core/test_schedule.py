@@ -247,14 +247,14 @@ def script(runs, mark=None, every=3, late=False):
         trainer.checkpoint()
         _die(mark, f"middle{trainer.progress.train.iterations}")
 
-    took = t.end_delivery
+    took = t.delivery.end
 
     def end():
         _die(mark, f"before{t.progress.train.iterations}")
         took()
         _die(mark, f"after{t.progress.train.iterations}")
 
-    t.end_delivery = end
+    t.delivery.end = end
     raised = t._raise_train_events
 
     def raise_events(*args):

@@ -34,7 +34,7 @@ class Kill(dt.Callback):
         if event.iteration == self._pause:
             trainer.pause("that is enough")
         if event.iteration == self._after:
-            trainer.run._journal.flush()
+            trainer.run.journalling.file.flush()
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -593,7 +593,7 @@ class KillAfterValidation(dt.Callback):
 
     def on_val_end(self, trainer, event):
         if event.iteration == self._after:
-            trainer.run._journal.flush()
+            trainer.run.journalling.file.flush()
             os.kill(os.getpid(), signal.SIGKILL)
 
 

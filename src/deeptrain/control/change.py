@@ -76,7 +76,9 @@ def prepared(trainer: Trainer, change: Change) -> Callable[[], None]:
         return _nothing
     if phase is Phase.DONE and change.verb not in {"set", "edit"}:
         raise ValueError(f"trainer.{change}: the run is done, and nothing follows")
-    in_handler = trainer.handling is not None  # which may edit the order that is trained on, and set nothing
+    in_handler = (
+        trainer.delivery.handling is not None
+    )  # which may edit the order that is trained on, and set nothing
     if phase is Phase.VALIDATE and (change.verb == "set" or (change.verb == "edit" and not in_handler)):
         raise ValueError(
             f"trainer.{change}: a validation is under way, which would be of two states: change it when it is through "

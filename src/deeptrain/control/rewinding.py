@@ -11,12 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.checkpoint.format import read_checkpoint
+from deeptrain.checkpoint.nearest import before, nothing_before
 from deeptrain.checkpoint.reading import CorruptCheckpoint
 from deeptrain.control.changes import prepare_edit
 from deeptrain.data.edits import Skip, from_plain
 from deeptrain.data.loader import BatchLoader
-from deeptrain.run.replaced import refuse_replaced
-from deeptrain.run.travel import before, nothing_before
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,7 +121,7 @@ class Rewind:
             except CorruptCheckpoint as error:
                 self._trainer.display.say(f"passed over a checkpoint that is not whole: {error}")
                 continue
-            refuse_replaced(self._trainer, info, facts.path)
+            self._trainer.run.refuse_replaced(self._trainer, info, facts.path)
             self._trainer.load_state_dict(state)
             self._trainer.run.standing.go_on(self._trainer, info)
             return facts

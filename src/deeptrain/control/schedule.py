@@ -115,7 +115,7 @@ class Schedule:
 
     def _refuse_running(self, call: str) -> None:
         trainer = self._trainer
-        if trainer.handling is not None or trainer.interrupts.running:
+        if trainer.delivery.handling is not None or trainer.interrupts.running:
             raise RuntimeError(
                 f"{call} was called while the trainer runs: a script that is run again would not come by there again once "
                 "the run is behind it; call it between two fit(), best right after the trainer is made"
@@ -147,10 +147,10 @@ class Schedule:
             _refuse_missing(task)
         _refuse_another(task.callback, entry.label)
         assert entry.fn is not None
-        trainer.call_abortably(entry.label, partial(entry.fn, trainer), None, _nothing)
+        trainer.delivery.call_abortably(entry.label, partial(entry.fn, trainer), None, _nothing)
         at = trainer.progress.train.iterations
         trainer.run.note("scheduled", at=at, scheduled=entry.label)
-        trainer.end_delivery()
+        trainer.delivery.end()
 
 
 def _nothing() -> None:

@@ -144,7 +144,7 @@ class Steering:
             RuntimeError: It was asked for in the middle of a computation.
         """
         foreign = threading.get_ident() != trainer.interrupts.thread
-        if self._unrecorded and not foreign and trainer.handling is None:
+        if self._unrecorded and not foreign and trainer.delivery.handling is None:
             if change.verb == "rewind":
                 raise RuntimeError(
                     "trainer.rewind was called in a variant of a trial, which goes on from the state that it is given"
@@ -153,7 +153,7 @@ class Steering:
             return "made for the trial"
         if foreign:
             return self._ask_from_elsewhere(trainer, change)
-        if trainer.handling is not None:
+        if trainer.delivery.handling is not None:
             return self._of_a_handler(trainer, change)
         if trainer.interrupts.running:
             raise RuntimeError(
@@ -218,7 +218,7 @@ class Steering:
         if self._unrecorded:
             yield Call(is_new=True, number=None)
             return
-        if trainer.interrupts.running and trainer.handling is None:
+        if trainer.interrupts.running and trainer.delivery.handling is None:
             raise RuntimeError(
                 f"trainer.{change} was called while the trainer runs: pause it first, with trainer.pause()"
             )

@@ -11,15 +11,11 @@ from deeptrain.control.part import TrainerPart
 from deeptrain.control.schedule import Schedule
 from deeptrain.control.steering import Steering
 from deeptrain.control.watcher import Watcher
-from deeptrain.step.exchange import KEPT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from deeptrain.callbacks.base import Callback
-    from deeptrain.evaluation.validation import Validation
     from deeptrain.state.cadence import At
-    from deeptrain.step.supervised import Unit
     from deeptrain.trainer import Trainer
 
 
@@ -76,9 +72,34 @@ class SteeringVerbs(TrainerPart):
         """
         return self.steering.ask(self._trainer, Change("stop"))
 
+    def validate(self) -> dict[str, float]:
+        """Validate now, whole, and leave nothing behind: no record, no events, no random number drawn.
+
+        Returns:
+            The figures by name.
+        """
+        trainer = self._trainer
+        if trainer.delivery.handling is not None:
+            return trainer.judging.now(trainer)
+        try:
+            with trainer.interrupts:
+                return trainer.judging.abortably(trainer, lambda: trainer.judging.now(trainer))
+        finally:
+            self.steering.settle(trainer)  # another thread may have asked for something meanwhile
+
+    def pause(self, reason: str = "a pause was requested") -> bool:
+        """Ask the running trainer to stop at the next safe point; from a handler or from any thread.
+
+        `fit()` then raises `Interrupted`.
+
+        Returns:
+            False where nothing is running.
+        """
+        return self._trainer.interrupts.request(reason)
+
     def request_pause(self, reason: str = "a pause was requested") -> bool:
         """What `pause` does."""
-        return self._trainer.pause(reason)
+        return self.pause(reason)
 
     def break_when(self, condition: str) -> str:
         """Pause after the first iteration for which a condition holds; `fit()` or `step(1)` goes on from there.
@@ -123,53 +144,3 @@ class SteeringVerbs(TrainerPart):
             `trainer.at(dt.At(epoch=5), lambda trainer: trainer.set("optimizer.param_groups.*.weight_decay", 0.1))`
         """
         return self.schedule.register(point, fn)
-
-    def replace(
-        self,
-        *,
-        loss: Any = KEPT,
-        optimizer: Any = KEPT,
-        scheduler: Any = KEPT,
-        scheduler_by: Unit | None = None,
-        train: Any = KEPT,
-        validation: Validation | None = KEPT,
-        callbacks: Sequence[Callback] = KEPT,
-    ) -> str:
-        """Go on with other parts, between two `fit()` or at a prompt. Counters and history go on, and a checkpoint is saved.
-
-        All or nothing: where it fails, everything is as it was. From then on the run is continued by a script that makes its
-        trainer with the new parts; one with the old parts is told what was replaced, and when.
-
-        Args:
-            loss: Another loss.
-            optimizer: Another optimizer over the model's parameters. It begins anew, also where it is of the old one's class.
-                Where the old one is under a scheduler, one has to be given too.
-            scheduler: A function of (optimizer, totals), which is told the totals of the rest of the run; None for none. It
-                begins from the rates that the optimizer was made with; without one they stay as they are.
-            scheduler_by: When the new scheduler steps, see `SupervisedStep`.
-            train: Another train loader. With the old one's settings it goes on at its place, else it begins the epoch under
-                way at its first batch.
-            validation: Another validation; None for none.
-            callbacks: All callbacks from here on.
-
-        Returns:
-            What was replaced by what, in words.
-
-        Raises:
-            TypeError, ValueError: The parts do not go together; something is still to be done with the old ones; or the step
-                is a function, of which only train, validation and callbacks can be replaced.
-            RuntimeError: The trainer runs.
-            TornStateError: The state is not whole.
-            CheckpointError: It could not be saved.
-
-        Example:
-            `trainer.replace(optimizer=torch.optim.SGD(model.parameters(), 0.1), scheduler=None)`
-        """
-        from deeptrain.control.replacing import replace  # noqa: PLC0415 - few do, and it stands on much
-
-        given = {
-            "loss": loss, "optimizer": optimizer, "scheduler": scheduler, "train": train, "validation": validation,
-            "callbacks": callbacks,
-        }  # fmt: skip
-        parts = {name: part for name, part in given.items() if part is not KEPT}
-        return replace(self._trainer, parts, scheduler_by)

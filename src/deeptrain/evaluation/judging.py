@@ -125,7 +125,7 @@ class Judging:
         except BaseException as error:
             trainer.tear(f"the validation after iteration {trainer.progress.train.iterations}", error)
             raise
-        trainer.run.after_validation(trainer)
+        trainer.run.journalling.after_validation(trainer)
         trainer.commands.look(trainer, monotonic())
 
     @staticmethod
@@ -172,7 +172,7 @@ class Judging:
         ):
             names = _BOTH_ENDS if number == len(pieces) else _BOTH_ENDS[:1]
             event = Event(names[0], at, batch.epoch, batch, outcome.predictions, found, names, replaying)
-            trainer.put_handlers(names, event, first=True)
+            trainer.delivery.put(names, event, first=True)
 
     def _end(self, trainer: Trainer, validation: Validation, figures: dict[str, float]) -> None:
         self._pass = None
@@ -184,10 +184,10 @@ class Judging:
         at = progress.train.iterations
         trainer.learner.end_validation(figures.get(validation.key_metric), figures)
         trainer.history.add(at, figures, "val.")
-        trainer.run.on_validation(trainer, figures)
+        trainer.run.journalling.on_validation(trainer, figures)
         event = Event("val_end", at, progress.train.epochs, None, None, dict(figures), ("val_end",))
         event.replaying = at <= trainer.run.replay_until
-        trainer.put_handlers(("val_end",), event, first=True)
+        trainer.delivery.put(("val_end",), event, first=True)
         trainer.display.on_validation(trainer, figures)
 
     def now(self, trainer: Trainer) -> dict[str, float]:

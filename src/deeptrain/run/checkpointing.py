@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deeptrain.checkpoint.format import write_checkpoint
-from deeptrain.checkpoint.selecting import patterns, select
-from deeptrain.checkpoint.snapshot import gather
 from deeptrain.checkpoint.store import CheckpointStore
 from deeptrain.run.saving import Saver
-from deeptrain.state.cadence import BATCH_END, EPOCH_END, PIECE
+from deeptrain.run.whole import gather
+from deeptrain.state.cadence import BATCH_END, EPOCH_END, PIECE, WITHOUT_UPDATE
 from deeptrain.state.history import without_series
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from os import PathLike
+    from collections.abc import Callable
+    from pathlib import Path
 
     from deeptrain.checkpoint.chain import Chain
     from deeptrain.trainer import Trainer
@@ -76,7 +73,7 @@ class Checkpointing:
             self._due = time.monotonic() + self._seconds
             self._journal("skipped", at=trainer.progress.train.iterations, what="checkpoint")
             return
-        trainer.tell("save")
+        trainer.delivery.tell("save")
         self.settle()
         at, position = trainer.progress.train.iterations, position_of(trainer)
         with suppress(OSError):  # what waits goes on waiting
@@ -126,21 +123,6 @@ class Checkpointing:
             self.saved = "another state"
 
 
-def write(
-    trainer: Trainer,
-    path: str | PathLike[str],
-    info: dict[str, Any],
-    only: str | Sequence[str],
-    skip: str | Sequence[str],
-) -> None:
-    """Write a checkpoint to a path of the user's; one of a part of the state says so."""
-    state = trainer.state_dict()
-    if only or skip:
-        state = select(state, only, skip)
-        info["partial"] = {"only": list(patterns("only", only)), "skip": list(patterns("skip", skip))}
-    write_checkpoint(Path(path), state, info)
-
-
 def about(trainer: Trainer) -> dict[str, Any]:
     """What a checkpoint of the present state says of itself."""
     if trainer.run.standing.is_behind(trainer):
@@ -163,9 +145,8 @@ def about(trainer: Trainer) -> dict[str, Any]:
 def ended(trainer: Trainer) -> list[str]:
     """Of which units the newest iteration brought one to completion."""
     place = trainer.train.position
-    if place.iteration:
-        return list(PIECE)
-    return list(BATCH_END if place.batch else EPOCH_END)
+    moved = PIECE if place.iteration else BATCH_END if place.batch else EPOCH_END
+    return list(moved if getattr(trainer.learner, "updated", True) else WITHOUT_UPDATE[moved])
 
 
 def position_of(trainer: Trainer) -> object:

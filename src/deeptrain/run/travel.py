@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from deeptrain.checkpoint.files import write_json
 from deeptrain.checkpoint.format import read_checkpoint
+from deeptrain.checkpoint.nearest import before, nothing_before
 from deeptrain.checkpoint.reading import CorruptCheckpoint
 from deeptrain.checkpoint.store import CheckpointStore
 from deeptrain.control.interrupt import Interrupted
@@ -22,8 +23,6 @@ from deeptrain.run.branches import newest_of
 from deeptrain.state import tree
 
 if TYPE_CHECKING:
-    from deeptrain.checkpoint.keeping import Facts
-    from deeptrain.checkpoint.line import Line
     from deeptrain.run.replay import Verdict
     from deeptrain.trainer import Trainer
 
@@ -98,33 +97,3 @@ class Travel:
         }
         write_json(trainer.run.path / "record" / REPORT, found)
         return Interrupted(f"replayed to {self.counter}={self.count}", trainer.info().line)
-
-
-def before(known: list[Facts], line: Line, counter: str, count: int) -> list[Facts]:
-    """The checkpoints from which a point can be come to by computing on, nearest first.
-
-    Args:
-        known: All that there are.
-        line: The line of history that the point lies on.
-        counter: Which count tells the point.
-        count: The count.
-    """
-
-    def is_before(facts: Facts) -> bool:
-        done = facts.counts.get(counter, count + 1)
-        on_line = facts.readable and line.holds(facts.line, facts.counts.get("iterations", 0))
-        return on_line and (done < count or (done == count and counter in facts.rest))
-
-    found = [facts for facts in known if is_before(facts)]
-    return sorted(found, key=lambda facts: (facts.counts[counter], facts.sequence), reverse=True)
-
-
-def nothing_before(known: list[Facts], counter: str, count: int, who: str) -> str:
-    """What to say where there is none."""
-    if not known:
-        return f"{who}: nothing was saved in this run yet, so there is no point to go back to: train first"
-    there = sorted({int(facts.counts.get(counter, 0)) for facts in known if facts.readable})
-    return (
-        f"{who}: no checkpoint is left from which to go to {counter}={count}; there are some at {counter} {there}. Keep "
-        "more of them: Checkpoints(keep=10), each=Every(epochs=1), or trainer.checkpoint(tag=...) before what you may undo"
-    )

@@ -1,4 +1,4 @@
-"""The trainer's verbs that save, load and look into the state. See `Run` for where it goes."""
+"""The trainer's verbs that save, load and let go. See `Run` for where the state goes."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 from deeptrain.control.change import Change
 from deeptrain.control.part import TrainerPart
-from deeptrain.run.run import TornStateError
-from deeptrain.state import tree
+from deeptrain.run.elsewhere import on_load, read_into, write
+from deeptrain.run.whole import gather, restore
+from deeptrain.state.progress import TornStateError
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Sequence
     from os import PathLike
 
+    import numpy as np
+    import torch
+
     from deeptrain.checkpoint.partial import Report
+    from deeptrain.trainer import Trainer
 
 
 class SavingVerbs(TrainerPart):
-    """The part of a `Trainer` by which its state is saved, loaded and looked at."""
+    """The part of a `Trainer` by which its state is saved and loaded."""
 
     def save(
         self,
@@ -44,8 +50,8 @@ class SavingVerbs(TrainerPart):
         self.refuse_torn()
         trainer = self._trainer
         with trainer.interrupts.resting:
-            trainer.tell("save")
-            trainer.run.write(trainer, path, only, skip)
+            trainer.delivery.tell("save")
+            write(trainer, path, only, skip)
 
     def checkpoint(self, tag: str | None = None) -> None:
         """Commit a checkpoint to the run now, and wait until it is on the disk.
@@ -103,21 +109,50 @@ class SavingVerbs(TrainerPart):
         with trainer.interrupts.resting, trainer.steering.once(trainer, change) as call:
             if not call.is_new:
                 return None
-            loaded = trainer.run.read_into(trainer, path, only, skip)
+            loaded = read_into(trainer, path, only, skip)
             trainer.load_state_dict(loaded.state)
-        trainer.run.on_load(trainer, path, loaded)
+        on_load(trainer.run, trainer, path, loaded)
         return loaded.report
 
-    def get(self, path: str) -> Any:
-        """The value at a path of the state tree; with `*` in it, a dictionary of all values that match.
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides how the run goes on, as one tree. Tensors are the live ones, not copies.
+
+        Inside a handler this is the state in which the handler has not been called yet, so that it will be.
+        """
+        return gather(self._trainer)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved state. If that fails in the middle, the trainer refuses to train until a load succeeds.
 
         Raises:
-            KeyError: There is none; the message names similar ones.
-
-        Example:
-            `trainer.get("optimizer.param_groups.*.lr")` gives `{"optimizer.param_groups.0.lr": 0.001}`.
+            ValueError: It is of another version, model, data or set of callbacks; the message names it.
         """
-        return tree.get(self._trainer.state_dict(), path)
+        delivery = self._trainer.delivery
+        if delivery.handling is not None:
+            raise RuntimeError(
+                f"a state was to be loaded inside a handler of {delivery.handling[0]}: what is pending would be of two states; "
+                "let the handler call trainer.pause(), and load once fit() has raised Interrupted"
+            )
+        delivery.newest = None
+        restore(self._trainer, state)
+
+    def register_generator(
+        self, name: str, generator: torch.Generator | np.random.Generator | random.Random
+    ) -> None:
+        """Make a generator of your own part of the state, so that it is saved, restored and rolled back."""
+        self._trainer.streams.register(name, generator)
+
+    def refuse_unclaimed(self) -> None:
+        """See that there is a generator for each random stream of a state that was loaded.
+
+        Raises:
+            ValueError: There is not.
+        """
+        if unclaimed := self._trainer.streams.unclaimed:
+            raise ValueError(
+                f"the loaded state has the random streams {unclaimed}, which this trainer does not know: "
+                "call trainer.register_generator(name, generator) for each before training"
+            )
 
     def refuse_torn(self) -> None:
         """See that the state is whole.
@@ -135,3 +170,16 @@ class SavingVerbs(TrainerPart):
             raise TornStateError(
                 f"{progress.torn}. The state is not whole, so training on would not be what it seems: {remedy}"
             )
+
+    def close(self) -> None:
+        """Let go of the run's lock, its files and the loaders' workers. The trainer can still be looked at."""
+        trainer = self._trainer
+        trainer.run.close()
+        trainer.train.close()
+        trainer.judging.close()
+
+    def __enter__(self) -> Trainer:
+        return self._trainer
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

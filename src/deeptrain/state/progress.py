@@ -14,6 +14,10 @@ from typing import Any, Literal
 VERSION = 1
 
 
+class TornStateError(RuntimeError):
+    """The state is not whole, because an exception came out of the middle of a commit or a load."""
+
+
 class Phase(StrEnum):
     """What the trainer does next once nothing is pending."""
 

@@ -108,7 +108,7 @@ class TimeVerbs(TrainerPart):
                 known and call.number is not None
             ):  # a script's, made before; perhaps the process died right behind it
                 return known[-1]
-        trainer.tell("save")
+        trainer.delivery.tell("save")
         place = fork(trainer, name)
         trainer.run.journal("forked", at=trainer.progress.train.iterations, path=place.name)
         trainer.display.say(
@@ -179,9 +179,9 @@ class TimeVerbs(TrainerPart):
 
 
 def _refuse_handler(trainer: Trainer, verb: str) -> None:
-    if trainer.handling is not None:
+    if trainer.delivery.handling is not None:
         raise RuntimeError(
-            f"trainer.{verb} was called in a handler of {trainer.handling[0]}: let the handler call trainer.pause(), and call it "
+            f"trainer.{verb} was called in a handler of {trainer.delivery.handling[0]}: let the handler call trainer.pause(), and call it "
             "once fit() has raised Interrupted"
         )
 

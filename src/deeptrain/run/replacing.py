@@ -114,7 +114,7 @@ def _refuse(trainer: Trainer, parts: Mapping[str, Any], scheduler_by: Any) -> No
         )
     trainer.refuse_torn()
     what = f"trainer.replace({', '.join(f'{name}=...' for name in parts)})"
-    if trainer.handling is not None or trainer.interrupts.running:
+    if trainer.delivery.handling is not None or trainer.interrupts.running:
         raise RuntimeError(
             f"{what} was called while the trainer runs: parts are replaced between two fit(); trainer.pause() brings there"
         )
