@@ -102,7 +102,8 @@ def _refuse_owned(trainer: Trainer, path: str) -> None:
     parts = tree.split(path)
     if scheduler is not None and parts[:2] == ["optimizer", "param_groups"] and parts[-1] in owned:
         raise ValueError(
-            f"{path} is set by the scheduler {type(scheduler).__name__} at each of its steps: the value would not stay. Set "
+            f"{path} is set by the scheduler {type(scheduler).__name__} at each of its steps: the value would not stay. Multiply "
+            "whatever it says, trainer.set('optimizer.param_groups.*.lr_scale', 0.5), or set "
             "what the scheduler works with, such as scheduler.base_lrs.0 (trainer.get('scheduler.*') shows its values)"
         )
 

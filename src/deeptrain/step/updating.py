@@ -147,14 +147,14 @@ class Updating:
         """Step the optimizer by its rates, each times its group's `lr_scale`; whether it was stepped."""
         groups = self.optimizer.param_groups
         for group in groups:
-            if group["lr_scale"] != 1:
+            if group.get("lr_scale", 1) != 1:  # one that was added later has none
                 break
         else:  # as nearly always
             return self._step_as_it_is(closure)
         rates = [group["lr"] for group in groups]
         try:
             for group, rate in zip(groups, rates, strict=True):
-                group["lr"] = rate * group["lr_scale"]
+                group["lr"] = rate * group.get("lr_scale", 1)
             return self._step_as_it_is(closure)
         finally:
             for group, rate in zip(groups, rates, strict=True):
