@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import deeptrain as dt
+from deeptrain.run.environment import compiled as compiled_parts
 
 ROWS, BATCH = 60, 8  # eight batches an epoch, the last one of four rows
 
@@ -388,6 +389,7 @@ def test_a_compiled_model_has_the_paths_of_the_plain_one(inside):
         )
         trainer = dt.Trainer(step, train, runs=None, verbosity=0)
         trainer.fit()
+        assert compiled_parts(step) == (["model"] if compiled else [])
         digests.append(dt.digest({key: trainer.state_dict()[key] for key in ("model", "ema", "optimizer")}))
     assert digests[0] == digests[1]
 

@@ -167,15 +167,21 @@ def _attention() -> list[str]:
 def compiled(learner: Any) -> list[str]:
     """Where `torch.compile` is at work in a step: paths of modules ("model"), and "step" for a compiled function."""
     found = ["step"] if hasattr(getattr(learner, "function", None), "_torchdynamo_orig_callable") else []
+    if _is_compiled(
+        getattr(learner, "called", None)
+    ):  # one that was given compiled, whose plain model is a part
+        found.append("model")
     for number, root in enumerate(learner.modules()):
         top = type(root).__name__ if number else "model"
         found += [
             f"{top}.{path}".rstrip(".") for path, module in root.named_modules() if _is_compiled(module)
         ]
-    return found
+    return list(dict.fromkeys(found))
 
 
-def _is_compiled(module: nn.Module) -> bool:
+def _is_compiled(module: nn.Module | None) -> bool:
+    if module is None:
+        return False
     if module.__dict__.get("_compiled_call_impl") is not None:  # module.compile()
         return True
     dynamo = sys.modules.get("torch._dynamo.eval_frame")  # not imported for this: it takes a second

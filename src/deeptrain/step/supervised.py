@@ -82,6 +82,8 @@ class SupervisedStep(Scheduling, Updating):
         device: Where to compute. By default the accelerator if there is one, else the CPU.
 
     Attributes:
+        model: The plain model, to which paths lead.
+        called: What is called for it; another one where it was given compiled.
         skipped: How many iterations were left out for values that were not finite.
         save_skip: Paths of its state that `trainer.save` leaves out, as `("optimizer.state",)`; none unless they are set.
             A run's own checkpoints hold them all.
@@ -125,8 +127,8 @@ class SupervisedStep(Scheduling, Updating):
     ) -> None:
         check_given(loss, scheduler, metrics, scheduler_by)
         self.device = default_device() if device is None else torch.device(device)
-        self._called = model.to(self.device)
-        self.model = plain_model(self._called)
+        self.called = model.to(self.device)
+        self.model = plain_model(self.called)
         self.metrics = dict(metrics or {})
         self._measuring = TrainMetrics(self.metrics)
         self._measuring.to(self.device)
@@ -142,7 +144,7 @@ class SupervisedStep(Scheduling, Updating):
             raise ValueError(
                 "evaluate_ema=True: there is no average of the weights to evaluate with: give ema=0.999 too"
             )
-        self._judged = self._called if self.average is None or not evaluate_ema else self.average.module
+        self._judged = self.called if self.average is None or not evaluate_ema else self.average.module
         self._compiled = compile
         if compile:
             self.model.compile(**({} if compile is True else dict(compile)))
@@ -213,9 +215,9 @@ class SupervisedStep(Scheduling, Updating):
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, Any, Any]:
         inputs, targets = self._place(batch) if self._away else (batch.inputs, batch.targets)
         if self.loss is None:
-            loss, predictions = parted(self.model, call(self._called, inputs, targets))
+            loss, predictions = parted(self.model, call(self.called, inputs, targets))
         else:
-            predictions = self._called(inputs)
+            predictions = self.called(inputs)
             if batch.weights is None:
                 loss = self.loss(predictions, targets)
             else:
@@ -296,7 +298,7 @@ class SupervisedStep(Scheduling, Updating):
     def evaluate(self, batch: Batch) -> Outcome:
         """Predictions and loss in evaluation mode. See `Step`."""
         with evaluating((self._judged, *self.modules())), self.precision.autocast():
-            if self._judged is not self._called and not batch.iteration:
+            if self._judged is not self.called and not batch.iteration:
                 reset_states([self._judged])
             inputs, targets = self._place(batch)
             if self.loss is None:
