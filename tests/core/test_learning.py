@@ -90,6 +90,66 @@ def test_fp16_stopped_and_killed_anywhere(tmp_path):
     interrupted(tmp_path, made, 13)
 
 
+def test_lbfgs_stopped_and_killed_anywhere(tmp_path):
+    made = {"scheduler": "multistep", "optimizer": "lbfgs", "learning": {"ema": 0.9}}
+    interrupted(tmp_path, made, 13)
+
+
+class TorchMetricsLike:
+    """Adds up over an epoch, as torchmetrics' objects do."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        self.right, self.rows = recipes.torch.tensor(0), recipes.torch.tensor(0)
+
+    def update(self, predictions, targets):
+        self.right = self.right + (predictions.argmax(1) == targets).sum()
+        self.rows = self.rows + len(targets)
+
+    def compute(self):
+        return self.right / self.rows
+
+    @property
+    def metric_state(self):
+        return {"right": self.right, "rows": self.rows}
+
+
+def test_metrics_that_add_up_go_on_where_they_were(tmp_path):
+    def added(t):
+        return [t.history["train.epoch_adding"].values.tolist(), recipes.summary(t)]
+
+    whole = None
+    for stops in ((), (3, 7, 8, 13)):
+        runs = tmp_path / str(len(stops))
+
+        def trainer(runs=runs):
+            recipes.dt.reproducible(seed=3)
+            model, train, _ = recipes.loaders("global", None, 0, None)
+            step = dt.SupervisedStep(
+                model,
+                loss=recipes.nn.CrossEntropyLoss(),
+                optimizer=recipes.OPTIMIZERS["adamw"](model.parameters()),
+                metrics={"adding": TorchMetricsLike()},
+                device="cpu",
+            )
+            return dt.Trainer(step, train, epochs=2, runs=runs, name="r", verbosity=0)
+
+        for stop in stops:
+            t = trainer()
+            t.fit(until=dt.At(iteration=stop))
+            t.run.save(t)
+            t.close()
+        t = trainer()
+        t.fit()
+        t.close()
+        found = added(t)
+        whole = whole or found
+        assert found == whole
+    assert len(whole[0]) == 2
+
+
 def test_in_the_middle_of_an_update_the_gradients_are_part_of_the_state(tmp_path):
     """Paused between two pieces of one update, looked at, and continued in another process."""
     made = recipe("fp32", 3, "none", None, None)

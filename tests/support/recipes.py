@@ -197,6 +197,12 @@ SCHEDULERS = {
 }
 
 
+OPTIMIZERS = {
+    "adamw": lambda p: torch.optim.AdamW(p, 1e-2),
+    "lbfgs": lambda p: torch.optim.LBFGS(p, 0.1, max_iter=3, history_size=4),
+}
+
+
 def accuracy(predictions, targets):
     return (predictions.argmax(1) == targets).float().mean()
 
@@ -294,7 +300,7 @@ def _callbacks(edits, steered, rewound):
 def trainer(
     scheduler="onecycle", *, shuffle="global", runs=None, name=None, epochs=EPOCHS, every=7, callbacks=None,
     validate=True, feed=None, workers=0, checkpoints=None, verbosity=0, preprocess=None, files=None, edits=None,
-    steered=False, rewound=False, scheduled=False, learning=None, **more,
+    steered=False, rewound=False, scheduled=False, learning=None, optimizer="adamw", **more,
 ):  # fmt: skip
     """Make a trainer as a script would: streams seeded, then model, data, trainer."""
     dt.reproducible(seed=3)
@@ -305,7 +311,7 @@ def trainer(
     step = dt.SupervisedStep(
         model,
         loss=nn.CrossEntropyLoss(),
-        optimizer=torch.optim.AdamW(model.parameters(), 1e-2),
+        optimizer=OPTIMIZERS[optimizer](model.parameters()),
         scheduler=make,
         scheduler_by=by,
         metrics={"accuracy": accuracy},
