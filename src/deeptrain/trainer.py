@@ -46,6 +46,7 @@ from deeptrain.state.randomness import Streams
 from deeptrain.step.base import Applied, Outcome, Step, figure, figures_of
 from deeptrain.step.function import FunctionStep
 from deeptrain.step.rollback import Rollback
+from deeptrain.step.row_weights import CountsLabels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -145,6 +146,9 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
         self.replaced: list[dict[str, Any]] = []
         self.listen()
 
+        if isinstance(self.learner, CountsLabels):
+            self.learner.count_labels(self.train)
+        self.judging.prepare_weights(self.learner)
         self.learner.prepare(self.totals())
         self.learner.bind(self._begin_commit)
         self.rollback = Rollback(self.streams, self.learner.modules())
