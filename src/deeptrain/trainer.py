@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from deeptrain.data.loader import BatchLoader
     from deeptrain.evaluation.validation import Validation
     from deeptrain.run.travel import Travel
+    from deeptrain.step.own import OwnStep
 
 # What a commit raises, by what it brought to completion.
 _ENDS: dict[tuple[str, ...], tuple[str, ...]] = {
@@ -74,8 +75,8 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
     """Trains a step on data, and can be stopped, looked at, saved and continued at any moment.
 
     Args:
-        step: How the model learns from a batch: a `SupervisedStep`, anything on the `Step` protocol, or a
-            function `batch -> loss | dict` that does a whole iteration.
+        step: How the model learns from a batch: a `SupervisedStep`, an `OwnStep`, anything on the `Step`
+            protocol, or a function `batch -> loss | dict` that does a whole iteration.
         train: The training data: a `BatchLoader`, or a torch `DataLoader` over a map-style dataset.
         validation: What to validate on, how and when.
         epochs: How many passes over the training data the whole run makes.
@@ -104,7 +105,7 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
 
     def __init__(
         self,
-        step: Step | Callable[[Batch], Any],
+        step: Step | OwnStep | Callable[[Batch], Any],
         train: BatchLoader | DataLoader[Any],
         *,
         validation: Validation | None = None,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tests.support import recipes
+from tests.support import fresh, recipes
 from torch import nn
 from torch.nn import functional
 
@@ -288,6 +288,43 @@ def test_a_step_that_cannot_weigh_a_pass_is_refused():
     val = dt.Validation(loader(), class_weights=WEIGHTS)
     with pytest.raises(TypeError, match="FunctionStep has no method weighted_loss_over"):
         dt.Trainer(step, loader(), validation=val, runs=None)
+
+
+# ---------------------------------------------------------------------- same bits
+
+
+def small(runs=None):
+    x, y = recipes.data(24)
+    weights = {"class_weights": "balanced", "sample_weight": lambda batch: torch.rand(batch.size)}
+    val = dt.BatchLoader(dt.Arrays(*recipes.data(20, seed=2)), batch_size=7)
+    validation = dt.Validation(val, every=dt.Every(batches=2), **weights)
+    return trainer(loader(x, y), recipes.Net, validation=validation, runs=runs, name=runs and "r", **weights)
+
+
+def one_transition(runs):
+    t = small(runs)
+    done = recipes.advance(t, 1)
+    t.run.save(t)
+    t.close()
+    return done, recipes.summary(t)
+
+
+def whole():
+    t = small()
+    count = 1
+    while not recipes.advance(t, 1):
+        count += 1
+    return count, recipes.summary(t)
+
+
+def test_stopped_at_every_safe_point_gives_the_same_bits(tmp_path):
+    """Each transition is made in a process of its own; a validation under way is computed again there."""
+    count, expected = fresh.run(whole)
+    assert count > 12
+    for k in range(count):
+        done, found = fresh.run(one_transition, tmp_path)
+        assert done is (k == count - 1)
+    assert found == expected
 
 
 # ---------------------------------------------------------------------- what is refused
