@@ -137,6 +137,9 @@ class Pass:
             tuple[float, int]
         ] = []  # of each piece with its rows, for a step that has none of a whole pass
         self._weights: list[torch.Tensor] = []
+        self._weighed: list[
+            torch.Tensor | None
+        ] = []  # of the pieces that were evaluated last; working them out may draw numbers
 
     def evaluate(self) -> list[tuple[Batch, Outcome]]:
         """Evaluate the batch at the feed's cursor, in all of its pieces; nothing is gathered yet and nothing moves.
@@ -146,10 +149,12 @@ class Pass:
         self._feed.whole()  # under the streams as they are: reading draws from none
         with self._aside(self._feed.position.batch):
             reset_states(self._step.modules())
+            self._weighed = []
             return self._feed.through(self._evaluate)
 
     def _evaluate(self, batch: Batch) -> Outcome:
         outcome, weights = self._step.evaluate(batch), self._weights_of(batch)
+        self._weighed.append(weights)
         if weights is not None:
             loss = self._weigher.weighted_loss_over(outcome.predictions, batch.targets, weights)
             outcome.loss = torch.tensor(loss, dtype=torch.float64)
@@ -189,13 +194,12 @@ class Pass:
 
     def gather(self, pieces: list[tuple[Batch, Outcome]]) -> None:
         """Keep a batch's predictions and move on."""
-        for batch, outcome in pieces:
+        for (batch, outcome), weights in zip(pieces, self._weighed, strict=True):
             keep = _rows_that_count(batch)
             self._predictions.append(map_tensors(outcome.predictions, keep))
             self._targets.append(map_tensors(batch.targets, keep))
             if outcome.loss is not None:
                 self._losses.append((float(outcome.loss), batch.size - batch.padded))
-            weights = self._weights_of(batch)
             if weights is not None:
                 self._weights.append(keep(weights))
         self.done += 1

@@ -18,7 +18,7 @@ from deeptrain.step.function import FunctionStep, outcome_of
 from deeptrain.step.parts import evaluating
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import torch
     from torch.optim import Optimizer
@@ -153,10 +153,10 @@ class OwnStep:
         """Reset the state that modules carry from piece to piece. See `Step`."""
         self._whole.end_batch()
 
-    def end_epoch(self) -> None:
+    def end_epoch(self) -> Any:
         """Nothing; for overriding. See `Step`."""
 
-    def end_validation(self, key: float | None) -> None:
+    def end_validation(self, key: float | None, figures: Mapping[str, float]) -> None:
         """Nothing; for overriding. See `Step`."""
 
     def evaluate(self, batch: Batch) -> Any:  # noqa: ARG002 - for overriding
@@ -166,7 +166,7 @@ class OwnStep:
 
         Returns:
             `dt.Outcome(loss, predictions)`, either of them perhaps None. The predictions of a whole pass are joined for the
-            validation's metrics, and for `loss_over`.
+            validation's metrics, and for `loss_over`. Where that gives None, the pass has the mean of these losses by rows.
 
         Raises:
             TypeError: It is not overridden.
@@ -178,7 +178,7 @@ class OwnStep:
         )
 
     def loss_over(self, predictions: Any, targets: Any) -> float | None:
-        """None; override it to give a validation the loss over a whole pass. See `Step`."""
+        """None, for the mean of the batches' losses; override it where a loss over a whole pass is another. See `Step`."""
 
     def modules(self) -> Iterable[nn.Module]:
         """The modules among the parts. See `Step`."""

@@ -64,6 +64,10 @@ def refuse_unweighable(loss: Any) -> None:
     Raises:
         TypeError: It cannot.
     """
+    if loss is None:
+        raise TypeError(
+            "the rows have weights, and the model gives its own loss, which cannot be weighted: give a loss, or leave the weights out"
+        )
     if _setting(loss, "reduction") not in REDUCTIONS and "sample_weight" not in _parameters(loss):
         raise TypeError(
             f"the rows have weights, and the loss {_name(loss)} has no way to take them: give one of torch's losses with "
