@@ -348,6 +348,31 @@ def test_a_loss_that_cannot_be_weighted_is_refused_when_the_step_is_made():
         trainer(loader(), loss=my_loss, validation=validation)
 
 
+class OwnLoss(nn.Linear):
+    def forward(self, x, y):
+        return functional.cross_entropy(super().forward(x), y), super().forward(x)
+
+
+def test_a_model_that_gives_its_own_loss_cannot_be_weighted():
+    model = OwnLoss(6, 3)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.raises(TypeError, match="the model gives its own loss, which cannot be weighted"):
+        dt.SupervisedStep(model, loss=None, optimizer=optimizer, class_weights=WEIGHTS)
+
+
+def test_accumulated_pieces_weigh_as_one_batch_does():
+    def train(size):
+        return dt.BatchLoader(dt.Arrays(X, Y), batch_size=size)
+
+    parted = trainer(train(6), class_weights=WEIGHTS, accumulate=2)
+    whole = trainer(train(12), class_weights=WEIGHTS)
+    for t in (parted, whole):
+        t.fit()
+    assert parted.progress.train.updates == whole.progress.train.updates
+    for one, other in zip(parted.learner.model.parameters(), whole.learner.model.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
