@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from deeptrain.run.reader import open_run
     from deeptrain.run.replay import ReplayMismatch
     from deeptrain.step.nonfinite import NonFiniteError
+    from deeptrain.step.own import OwnStep
     from deeptrain.step.stateful import Stateful, reset_states
     from deeptrain.step.supervised import SupervisedStep
     from deeptrain.trainer import Trainer
@@ -59,6 +60,7 @@ _LATER = {
     "SupervisedStep": "deeptrain.step.supervised",
     "Trainer": "deeptrain.trainer",
     "Display": "deeptrain.callbacks.display",
+    "OwnStep": "deeptrain.step.own",
     "Stateful": "deeptrain.step.stateful",
     "reset_states": "deeptrain.step.stateful",
     "ReplayMismatch": "deeptrain.run.replay",
@@ -100,6 +102,7 @@ __all__ = [
     "Interrupted",
     "NonFiniteError",
     "Outcome",
+    "OwnStep",
     "Phase",
     "Preprocessor",
     "Repeat",

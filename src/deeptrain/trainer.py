@@ -46,6 +46,7 @@ from deeptrain.state.randomness import Streams
 from deeptrain.step.base import Applied, Outcome, Step, figure, figures_of
 from deeptrain.step.function import FunctionStep
 from deeptrain.step.rollback import Rollback
+from deeptrain.step.row_weights import CountsLabels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from deeptrain.data.loader import BatchLoader
     from deeptrain.evaluation.validation import Validation
     from deeptrain.run.travel import Travel
+    from deeptrain.step.own import OwnStep
 
 # What a commit raises, by what it brought to completion.
 _ENDS: dict[tuple[str, ...], tuple[str, ...]] = {
@@ -73,8 +75,8 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
     """Trains a step on data, and can be stopped, looked at, saved and continued at any moment.
 
     Args:
-        step: How the model learns from a batch: a `SupervisedStep`, anything on the `Step` protocol, or a
-            function `batch -> loss | dict` that does a whole iteration.
+        step: How the model learns from a batch: a `SupervisedStep`, an `OwnStep`, anything on the `Step`
+            protocol, or a function `batch -> loss | dict` that does a whole iteration.
         train: The training data: a `BatchLoader`, or a torch `DataLoader` over a map-style dataset.
         validation: What to validate on, how and when.
         epochs: How many passes over the training data the whole run makes.
@@ -103,7 +105,7 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
 
     def __init__(
         self,
-        step: Step | Callable[[Batch], Any],
+        step: Step | OwnStep | Callable[[Batch], Any],
         train: BatchLoader | DataLoader[Any],
         *,
         validation: Validation | None = None,
@@ -145,6 +147,9 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
         self.replaced: list[dict[str, Any]] = []
         self.listen()
 
+        if isinstance(self.learner, CountsLabels):
+            self.learner.count_labels(self.train)
+        self.judging.prepare_weights(self.learner)
         self.learner.prepare(self.totals())
         self.learner.bind(self._begin_commit)
         self.rollback = Rollback(self.streams, self.learner.modules())

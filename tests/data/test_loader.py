@@ -343,7 +343,7 @@ def test_slices_share_memory_but_only_where_aligned():
 def test_rows_that_follow_each_other_under_a_shuffle_are_slices():
     source = arrays(64)
     inputs, targets = source.read(np.arange(32, 48))
-    assert inputs.data_ptr() == source._inputs.tensor[32].data_ptr()
+    assert inputs.data_ptr() == source._columns["inputs"].tensor[32].data_ptr()
     assert torch.equal(targets, torch.arange(32, 48))
     assert source.read(np.array([3, 2, 1]))[1].tolist() == [3, 2, 1]
     assert source.read(np.array([1, 1, 3]))[1].tolist() == [1, 1, 3]

@@ -33,6 +33,25 @@ class Count(dt.Callback):
         trainer.pause()
 
 
+class Own(dt.OwnStep):
+    """A step of one's own."""
+
+    def __init__(self) -> None:
+        self.model = nn.Linear(4, 2)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), 0.1)
+
+    def compute(self, batch: dt.Batch) -> torch.Tensor:
+        """One iteration."""
+        loss: torch.Tensor = self.model(batch.inputs).square().mean()
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        return loss
+
+    def evaluate(self, batch: dt.Batch) -> dt.Outcome:
+        """For a validation."""
+        return dt.Outcome(None, self.model(batch.inputs))
+
+
 def script() -> None:
     """What users write."""
     dt.reproducible(seed=0)
@@ -43,6 +62,8 @@ def script() -> None:
         optimizer=torch.optim.AdamW(model.parameters(), 1e-3),
         scheduler=one_scheduler,
         metrics={"accuracy": accuracy},
+        class_weights={0: 3, 1: 1},
+        sample_weight=lambda batch: torch.ones(batch.size),
     )
     x, y = torch.rand(8, 4), torch.zeros(8, dtype=torch.long)
     train = dt.BatchLoader(dt.Arrays(x, y), batch_size=4, shuffle="samples", seed=0)
@@ -58,6 +79,7 @@ def script() -> None:
         callbacks=[Count()],
     )
     trainer.fit()
+    dt.Trainer(Own(), train, validation=dt.Validation(val, class_weights="balanced"))
     assert_type(trainer.load("here", only=["model.*"]), Report | None)
     assert_type(trainer.set("optimizer.param_groups.*.weight_decay", 0.1), str)
     assert_type(trainer.at(dt.At(epoch=5), lambda trainer: trainer.request_validation()), str)

@@ -173,6 +173,20 @@ class Files:
         self._refuse_beyond(start, stop - 1)
         return self.read_stored(np.arange(start, stop), (start, stop), (), fresh)
 
+    def read_labels(self, rows: RowIds) -> Any:
+        """Read class labels, or targets where there are none, and no inputs but where these are the targets.
+
+        Raises:
+            IndexError, DataError: As in `read`.
+        """
+        if CLASSES not in self._columns and TARGETS not in self._columns:
+            return self.read(rows)[1]
+        rows = np.ascontiguousarray(rows, np.int64)
+        self._refuse_beyond(int(rows.min()), int(rows.max()))
+        return self._columns[CLASSES if CLASSES in self._columns else TARGETS].read(
+            rows, fresh, (), near=True
+        )
+
     def read_stored(
         self,
         rows: RowIds,

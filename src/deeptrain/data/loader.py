@@ -307,7 +307,7 @@ class BatchLoader(EditedFeed):
         return self.source.read(rows)
 
     def _made_of(self, found: Any, epoch: int, batch: int, rows: RowIds, padded: int) -> Batch:
-        inputs, targets, *classes = found
+        inputs, targets, *more = found
         return Batch(
             inputs,
             targets,
@@ -315,7 +315,8 @@ class BatchLoader(EditedFeed):
             batch,
             rows,
             self._table,
-            class_labels=classes[0] if classes else None,
+            class_labels=more[0] if more else None,
+            weights=more[1] if len(more) > 1 else None,
             padded=padded,
         )
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from deeptrain.data.blocks import Stretch
     from deeptrain.data.buffers import Take
 
+COLUMNS = ("inputs", "targets", "class_labels", "weights")  # what a read gives, in this order
+PAIR = 2  # of which the first ones are always there
+
 
 @runtime_checkable
 class Source(Protocol):
@@ -45,7 +48,8 @@ class Source(Protocol):
 
         Returns:
             Inputs and targets (None where there are none): tensors whose first axis has length n, nested or not; and
-            perhaps, as a third, class labels, where the targets are something else.
+            perhaps, as a third, class labels, where the targets are something else (or None), and as a fourth, weights
+            of shape `(n,)`.
         """
 
 
@@ -55,6 +59,14 @@ class RangeSource(Source, Protocol):
 
     def read_range(self, start: int, stop: int) -> tuple[Any, Any]:
         """Read the rows `start` to `stop - 1`."""
+
+
+@runtime_checkable
+class LabelledSource(Source, Protocol):
+    """A source that reads labels without the inputs."""
+
+    def read_labels(self, rows: RowIds) -> Any:
+        """Read the rows' class labels, or their targets where there are no class labels; None without either."""
 
 
 @runtime_checkable
@@ -151,9 +163,11 @@ class Arrays:
     Args:
         inputs: A tensor or NumPy array of shape `(rows, ...)`, or several in a tuple, list or dict.
         targets: The same, with as many rows; None for data without targets.
+        class_labels: The rows' classes, where the targets are something else (an autoencoder's are its inputs).
+        weights: A weight for each row in the loss, of shape `(rows,)`.
 
     Raises:
-        ValueError: The lengths differ, or an array has no axis.
+        ValueError: The lengths differ, or an array has no axis, or weights have more than one.
         TypeError: Something is neither a tensor nor a numeric array.
 
     Example:
@@ -162,9 +176,16 @@ class Arrays:
         'float32[4]'
     """
 
-    def __init__(self, inputs: Any, targets: Any = None) -> None:
-        self._inputs = _convert(inputs, "inputs")
-        self._targets = None if targets is None else _convert(targets, "targets")
+    def __init__(
+        self, inputs: Any, targets: Any = None, *, class_labels: Any = None, weights: Any = None
+    ) -> None:
+        given = {"inputs": inputs, "targets": targets, "class_labels": class_labels, "weights": weights}
+        self._columns = {
+            name: _convert(value, name)
+            for name, value in given.items()
+            if value is not None or name == "inputs"
+        }
+        self._refuse_odd_weights()
         lengths = {path: len(leaf.tensor) for path, leaf in self._leaves()}
         if not lengths:
             raise ValueError("Arrays: found no array in inputs, expected at least one")
@@ -193,7 +214,7 @@ class Arrays:
         types = {path: spell(leaf.tensor.shape[1:], leaf.tensor.dtype) for path, leaf in self._leaves()}
         return table_of_contents(self.set_names, self.set_sizes) | types
 
-    def read(self, rows: RowIds) -> tuple[Any, Any]:
+    def read(self, rows: RowIds) -> tuple[Any, ...]:
         """Read rows in the order given: a slice if they follow each other, else a copy.
 
         Raises:
@@ -204,7 +225,7 @@ class Arrays:
         index = torch.from_numpy(rows)
         return self._read(lambda leaf: leaf.pick(index))
 
-    def read_range(self, start: int, stop: int) -> tuple[Any, Any]:
+    def read_range(self, start: int, stop: int) -> tuple[Any, ...]:
         """Read the rows `start` to `stop - 1` as slices; copied only where their memory is not aligned.
 
         Raises:
@@ -216,14 +237,30 @@ class Arrays:
             )
         return self._read(lambda leaf: leaf.piece(start, stop))
 
-    def _read(self, fn: Callable[[_Leaf], torch.Tensor]) -> tuple[Any, Any]:
-        targets = None if self._targets is None else _map(self._targets, fn)
-        return _map(self._inputs, fn), targets
+    def read_labels(self, rows: RowIds) -> Any:
+        """Read class labels, or targets where there are none; None without either.
+
+        Raises:
+            IndexError: A row id is out of range.
+        """
+        column = self._columns.get("class_labels", self._columns.get("targets"))
+        index = torch.from_numpy(rows)
+        return None if column is None else _map(column, lambda leaf: leaf.pick(index))
+
+    def _read(self, fn: Callable[[_Leaf], torch.Tensor]) -> tuple[Any, ...]:
+        found = {name: _map(column, fn) for name, column in self._columns.items()}
+        last = max(map(COLUMNS.index, found), default=0)
+        return tuple(found.get(name) for name in COLUMNS[: max(last + 1, PAIR)])
 
     def _leaves(self) -> Iterator[tuple[str, _Leaf]]:
-        yield from _walk(self._inputs, "inputs")
-        if self._targets is not None:
-            yield from _walk(self._targets, "targets")
+        for name, column in self._columns.items():
+            yield from _walk(column, name)
+
+    def _refuse_odd_weights(self) -> None:
+        leaf = self._columns.get("weights")
+        if leaf is not None and (not isinstance(leaf, _Leaf) or leaf.tensor.dim() != 1):
+            found = f"the shape {tuple(leaf.tensor.shape)}" if isinstance(leaf, _Leaf) else "several arrays"
+            raise ValueError(f"Arrays: weights: found {found}, expected one number for each row, (rows,)")
 
 
 def _map(tree: Any, fn: Callable[[_Leaf], torch.Tensor]) -> Any:

@@ -16,6 +16,9 @@ from deeptrain.evaluation.validation import Pass, Validation
 from deeptrain.state.progress import Phase
 from deeptrain.step.base import Outcome, figures_of
 from deeptrain.step.parts import put_back, training_flags
+from deeptrain.step.row_weights import WeighsPasses
+from deeptrain.step.supervised import SupervisedStep
+from deeptrain.step.weights import refuse_unweighable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from deeptrain.data.batch import Batch
     from deeptrain.data.feed import Feed
     from deeptrain.state.history import History
+    from deeptrain.step.base import Step
     from deeptrain.trainer import Trainer
 
 T = TypeVar("T")
@@ -48,6 +52,24 @@ class Judging:
                     "validate on, dt.Files(path, sets=...)"
                 )
         self._pass: Pass | None = None
+
+    def prepare_weights(self, step: Step) -> None:
+        """Where the validation is to be weighted, see that the step can do it, and count what is to be counted.
+
+        Raises:
+            TypeError: It cannot, or its loss cannot.
+        """
+        if self.validation is None or self.feed is None or not self.validation.row_weights:
+            return
+        if not isinstance(step, WeighsPasses):
+            raise TypeError(
+                f"Validation(class_weights=..., sample_weight=...): the step {type(step).__name__} has no method "
+                "weighted_loss_over(predictions, targets, weights), which would be asked for the weighted loss: add one, or "
+                "leave the weights out"
+            )
+        if isinstance(step, SupervisedStep):
+            refuse_unweighable(step.loss)
+        self.validation.row_weights = self.validation.row_weights.counted(self.feed, step.ignored_class)
 
     def warn_of_shared_rows(self, train: Feed) -> None:
         """Say where rows are trained on and validated on, so that the figures look better than they are."""

@@ -16,6 +16,7 @@ from deeptrain.data.batch import map_tensors
 from deeptrain.state.cadence import Every
 from deeptrain.step.base import figure, measured
 from deeptrain.step.rollback import Rollback
+from deeptrain.step.row_weights import ClassWeights, RowWeights, SampleWeight, WeighsPasses
 from deeptrain.step.stateful import reset_states
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ class Validation:
         key_metric: The figure that schedulers and the best checkpoints go by: "loss" or the name of a metric.
         mode: Whether the "max" or the "min" of the key metric is the best; of the loss it is the smallest.
         every: When to validate, by a count. By default after each epoch.
+        class_weights: A weight in the validation loss for the rows of each class, `{0: 3, 1: 1}`, or `"balanced"`, counted
+            from this loader's labels. See `RowWeights`. Where these or `sample_weight` are given, the weights that batches
+            have, as of windows, count in the loss too; without, it counts all rows alike.
+        sample_weight: A function of a batch that gives a weight for each row, `(size,)`, likewise.
 
     Attributes:
         save_skip: Paths of its state (`data.validation`) that `trainer.save` leaves out; none unless they are set.
@@ -64,6 +69,8 @@ class Validation:
         key_metric: str = "loss",
         mode: Literal["max", "min"] | None = None,
         every: Every | None = None,
+        class_weights: ClassWeights = None,
+        sample_weight: SampleWeight = None,
     ) -> None:
         if metrics is not None and not hasattr(metrics, "items"):
             raise TypeError(
@@ -74,6 +81,7 @@ class Validation:
         self.key_metric = key_metric
         self.mode = "min" if mode is None and key_metric == "loss" else mode
         self.every = every or Every(epochs=1)
+        self.row_weights = RowWeights(class_weights, sample_weight)
         if mode not in {None, "max", "min"}:
             raise ValueError(
                 f'mode={mode!r}: expected "max" or "min", whichever of {key_metric!r} is the best'
@@ -92,7 +100,8 @@ class Validation:
 
     def settings(self) -> dict[str, Any]:
         """Plain values that describe it, for the run's fingerprint."""
-        return {"metrics": sorted(self.metrics), "key_metric": self.key_metric, "every": repr(self.every)}
+        made = {"metrics": sorted(self.metrics), "key_metric": self.key_metric, "every": repr(self.every)}
+        return made | self.row_weights.settings()
 
 
 class Pass:
@@ -127,6 +136,10 @@ class Pass:
         self._losses: list[
             tuple[float, int]
         ] = []  # of each piece with its rows, for a step that has none of a whole pass
+        self._weights: list[torch.Tensor] = []
+        self._weighed: list[
+            torch.Tensor | None
+        ] = []  # of the pieces that were evaluated last; working them out may draw numbers
 
     def evaluate(self) -> list[tuple[Batch, Outcome]]:
         """Evaluate the batch at the feed's cursor, in all of its pieces; nothing is gathered yet and nothing moves.
@@ -136,7 +149,27 @@ class Pass:
         self._feed.whole()  # under the streams as they are: reading draws from none
         with self._aside(self._feed.position.batch):
             reset_states(self._step.modules())
-            return self._feed.through(self._step.evaluate)
+            self._weighed = []
+            return self._feed.through(self._evaluate)
+
+    def _evaluate(self, batch: Batch) -> Outcome:
+        outcome, weights = self._step.evaluate(batch), self._weights_of(batch)
+        self._weighed.append(weights)
+        if weights is not None:
+            loss = self._weigher.weighted_loss_over(outcome.predictions, batch.targets, weights)
+            outcome.loss = torch.tensor(loss, dtype=torch.float64)
+        return outcome
+
+    def _weights_of(self, batch: Batch) -> torch.Tensor | None:
+        """Give the weights of a batch's rows in the loss; None where the validation weighs none."""
+        if not self._validation.row_weights:
+            return None
+        return self._validation.row_weights.of(batch, self._weigher.ignored_class)
+
+    @property
+    def _weigher(self) -> WeighsPasses:
+        assert isinstance(self._step, WeighsPasses)  # see `Judging.prepare_weights`
+        return self._step
 
     @contextmanager
     def _aside(self, what: int | str) -> Iterator[None]:
@@ -161,12 +194,14 @@ class Pass:
 
     def gather(self, pieces: list[tuple[Batch, Outcome]]) -> None:
         """Keep a batch's predictions and move on."""
-        for batch, outcome in pieces:
+        for (batch, outcome), weights in zip(pieces, self._weighed, strict=True):
             keep = _rows_that_count(batch)
             self._predictions.append(map_tensors(outcome.predictions, keep))
             self._targets.append(map_tensors(batch.targets, keep))
             if outcome.loss is not None:
                 self._losses.append((float(outcome.loss), batch.size - batch.padded))
+            if weights is not None:
+                self._weights.append(keep(weights))
         self.done += 1
         self.ended = self._feed.advance()
 
@@ -177,6 +212,7 @@ class Pass:
         self._predictions.clear()
         self._targets.clear()
         self._losses.clear()
+        self._weights.clear()
         while not self.ended and (batches is None or self.done < batches):
             self.gather(self.evaluate())
 
@@ -194,7 +230,7 @@ class Pass:
         predictions, targets = _join(self._predictions), _join(self._targets)
         found: dict[str, float] = {}
         with self._aside("figures"), torch.no_grad():
-            loss = self._step.loss_over(predictions, targets)
+            loss = self._loss_over(predictions, targets)
             if loss is None and self._losses:
                 loss = sum(one * rows for one, rows in self._losses) / sum(rows for _, rows in self._losses)
             if loss is not None:
@@ -202,6 +238,11 @@ class Pass:
             for name, metric in self._validation.metrics.items():
                 found[name] = float(figure(name, measured(name, metric, predictions, targets)))
         return found
+
+    def _loss_over(self, predictions: Any, targets: Any) -> float | None:
+        if not self._weights:
+            return self._step.loss_over(predictions, targets)
+        return self._weigher.weighted_loss_over(predictions, targets, torch.cat(self._weights))
 
 
 def _rows_that_count(batch: Batch) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -37,6 +37,7 @@ _SETTINGS = {
     "optimizer": ("optimizer",),
     "scheduler": ("scheduler", "scheduler_by", "optimizer"),
 }
+_COUNTED_BY = {"train", "loss"}  # what decides which labels are counted for balanced weights
 
 
 def replace(trainer: Trainer, parts: dict[str, Any], scheduler_by: Any) -> str:
@@ -185,7 +186,6 @@ def _replace(trainer: Trainer, parts: dict[str, Any], scheduler_by: Any) -> list
         feed = None if validation is None else as_feed(validation.loader, trainer.seed)
         trainer.judging = Judging(validation, feed)
         trainer.judging.refuse_unknown_best(trainer.checkpoints.best)
-        settings["validation"] = plain(trainer.judging.settings())
     judged = trainer.judging.validation
     if train is trainer.judging.feed or (judged is not None and judged.loader is parts.get("train")):
         raise ValueError(
@@ -201,6 +201,9 @@ def _replace(trainer: Trainer, parts: dict[str, Any], scheduler_by: Any) -> list
     if "callbacks" in parts:
         trainer.handlers = Handlers(parts["callbacks"])
     settings["step"] = plain(_replace_of_step(trainer, parts, scheduler_by, settings["step"]))
+    if not _COUNTED_BY.isdisjoint(parts) or "validation" in parts:
+        trainer.judging.prepare_weights(trainer.learner)
+        settings["validation"] = plain(trainer.judging.settings())
     if "optimizer" in parts:
         said.append("the optimizer's averages begin anew: nothing was carried over")
     trainer.settings = settings
@@ -238,12 +241,15 @@ def _replace_of_step(
     whole, rest = trainer.totals(), _rest(trainer)
     if "train" in parts and "scheduler" not in parts:
         learner.follow(whole, rest)
-    if not own:
-        return recorded
-    made, settings = exchange(learner, own, scheduler_by, whole, rest)
-    vars(learner).update(vars(made))
-    trainer.rollback = Rollback(trainer.streams, learner.modules())
-    return {**recorded, **{key: settings[key] for name in own for key in _SETTINGS[name]}}
+    if own:
+        made, settings = exchange(learner, own, scheduler_by, whole, rest)
+        vars(learner).update(vars(made))
+        trainer.rollback = Rollback(trainer.streams, learner.modules())
+        recorded = {**recorded, **{key: settings[key] for name in own for key in _SETTINGS[name]}}
+    if learner.row_weights.is_balanced and not _COUNTED_BY.isdisjoint(parts):
+        learner.count_labels(trainer.train)
+        recorded = {**recorded, **plain(learner.row_weights.settings())}
+    return recorded
 
 
 def _rest(trainer: Trainer) -> Rest:

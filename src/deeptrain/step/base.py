@@ -68,7 +68,7 @@ class Applied:
 
 @runtime_checkable
 class Step(Protocol):
-    """What the trainer asks of the thing that learns. `SupervisedStep` is the one for most uses.
+    """What the trainer asks of the thing that learns. `SupervisedStep` is the one for most uses, `OwnStep` a base for others.
 
     Attributes:
         device: Where it computes; the device's random stream joins the state.

@@ -1,4 +1,4 @@
-"""Finding what a plain function trains: the modules, optimizers and the like among the variables it refers to.
+"""Finding what a function or an object trains: the modules, optimizers and the like among what it refers to.
 
 Followed are globals and closures, also those of nested code (generator expressions, closures given to LBFGS)
 and of the helpers that a function calls; `self` of methods, arguments of partials, attributes of plain objects;
@@ -9,6 +9,7 @@ for a module's own attributes, where an optimizer may be kept.
 from __future__ import annotations
 
 import builtins
+import dis
 import functools
 import types
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,12 @@ DEPTH = 6
 PLACES = ("torch", "numpy", "builtins", "deeptrain")
 
 
-def parts_of(function: Any) -> dict[str, Any]:
-    """Whatever has a state among what a function refers to, by the name under which it was found first.
+def parts_of(*roots: Any, leave: Any = None) -> dict[str, Any]:
+    """Whatever has a state among what functions refer to, by the name under which it was found first.
+
+    Args:
+        roots: Functions, or dictionaries of names and values.
+        leave: What is not looked at wherever it is found.
 
     Example:
         >>> model = nn.Linear(1, 1)
@@ -34,8 +39,8 @@ def parts_of(function: Any) -> dict[str, Any]:
         ['model', 'nets.g']
     """
     found: dict[str, Any] = {}
-    seen: set[int] = set()
-    queue = [("", function)]
+    seen = {id(leave)}
+    queue = [("", root) for root in roots]
     for _ in range(DEPTH):
         following: list[tuple[str, Any]] = []
         for name, value in queue:
@@ -52,10 +57,14 @@ def parts_of(function: Any) -> dict[str, Any]:
 
 
 def has_state(value: Any) -> bool:
-    """Whether a value is a part: not a class, and no loader, whose place the trainer keeps."""
-    if isinstance(value, type) or hasattr(value, "fetch"):
+    """Whether a value is a part: not a class, no loader, whose place the trainer keeps, and not the trainer itself."""
+    if isinstance(value, type) or hasattr(value, "fetch") or _is_trainer(value):
         return False
     return all(callable(getattr(value, method, None)) for method in ("state_dict", "load_state_dict"))
+
+
+def _is_trainer(value: Any) -> bool:
+    return any(made.__module__ == "deeptrain.trainer" for made in type(value).__mro__)
 
 
 def _below(name: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -120,7 +129,12 @@ def _is_filled(cell: types.CellType) -> bool:
 
 
 def _names(code: types.CodeType) -> list[str]:
-    names = list(code.co_names)
+    """The names that a code looks up among the globals; those of attributes are not."""
+    names = [
+        str(instruction.argval)
+        for instruction in dis.get_instructions(code)
+        if instruction.opname in {"LOAD_GLOBAL", "LOAD_NAME"}
+    ]
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             names += _names(constant)

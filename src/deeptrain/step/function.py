@@ -20,6 +20,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from deeptrain.data.batch import map_tensors
 from deeptrain.step.base import Outcome, Totals
 from deeptrain.step.discovery import parts_of
 from deeptrain.step.parts import (
@@ -49,7 +50,9 @@ class FunctionStep:
 
     Args:
         function: Called with a `Batch`; returns the loss (a tensor of shape () or a number), a dictionary of
-            figures (of which "loss" is the loss), or None.
+            figures (of which "loss" is the loss), an `Outcome`, or None.
+        parts: What has a state, by name; by default what is found among the function's variables.
+        shielded: Whether the commit begins with the call, so that nothing needs to be copied to be put back.
 
     Raises:
         TypeError: It cannot be called.
@@ -69,7 +72,13 @@ class FunctionStep:
         ['model', 'optimizer']
     """
 
-    def __init__(self, function: Callable[[Batch], Any]) -> None:
+    def __init__(
+        self,
+        function: Callable[[Batch], Any],
+        parts: Mapping[str, Any] | None = None,
+        *,
+        shielded: bool = False,
+    ) -> None:
         if isinstance(function, nn.Module):
             raise TypeError(
                 f"step is the module {type(function).__name__}, which says nothing of loss and optimizer: give "
@@ -81,7 +90,7 @@ class FunctionStep:
                 "deeptrain.Step, or a function of a batch"
             )
         self.function = function
-        self.parts = parts_of(function)
+        self.parts = parts_of(function) if parts is None else dict(parts)
         self._optimizers = [p for p in self.parts.values() if isinstance(p, Optimizer)]
         self._small = [p for p in self.parts.values() if not isinstance(p, Optimizer | nn.Module)]
         self._parameters = Parameters(self.modules(), self._optimizers)
@@ -90,12 +99,14 @@ class FunctionStep:
         self.device = default_device() if first is None else first.device
         self._before: tuple[list[Any], list[Any], list[Any]] | None = None
         self._began = False
+        self._shielded = shielded or not self._optimizers
+        self._begin_commit: Callable[[], None] = _nothing
 
     def _check_parts(self) -> None:
         if not self.parts:
             raise ValueError(
                 f"the step {self.function!r} refers to nothing with state_dict and load_state_dict (a module, an "
-                "optimizer): there would be no state to save; let the function refer to its model and optimizer by name"
+                "optimizer): there would be no state to save; let it refer to its model and optimizer by name"
             )
         if taken := sorted(TAKEN & set(self.parts)):
             raise ValueError(
@@ -133,17 +144,20 @@ class FunctionStep:
         """Call the function. See `Step`."""
         if not batch.iteration:
             reset_states(self.modules())
-        gradients = [None if p.grad is None else p.grad.clone() for p in self._parameters.all()]
-        small = [copy.deepcopy(part.state_dict()) for part in self._small]
-        self._before = gradients, group_values(self._optimizers), small
-        self._began = not self._optimizers
+        self._before = None if self._shielded else self._remembered()
+        self._began = self._shielded
         hook = register_optimizer_step_pre_hook(self._on_optimizer_step)
         try:
             if self._began:
                 self._begin_commit()
-            return _outcome(self.function(batch))
+            return outcome_of(self.function(batch))
         finally:
             hook.remove()
+
+    def _remembered(self) -> tuple[list[Any], list[Any], list[Any]]:
+        gradients = [None if p.grad is None else p.grad.clone() for p in self._parameters.all()]
+        small = [copy.deepcopy(part.state_dict()) for part in self._small]
+        return gradients, group_values(self._optimizers), small
 
     def discard(self) -> None:
         """Put back what the function may have changed before it stepped an optimizer. See `Step`."""
@@ -230,7 +244,19 @@ class FunctionStep:
             parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
 
 
-def _outcome(returned: Any) -> Outcome:
+def _nothing() -> None:
+    """What begins a commit where there is no trainer."""
+
+
+def outcome_of(returned: Any) -> Outcome:
+    """What a function of a batch returned, as an outcome whose tensors have no history.
+
+    Raises:
+        ValueError: The loss is not a scalar.
+    """
+    if isinstance(returned, Outcome):
+        told = outcome_of({**returned.metrics, "loss": returned.loss})
+        return Outcome(told.loss, map_tensors(returned.predictions, torch.Tensor.detach), told.metrics)
     figures = dict(returned) if isinstance(returned, dict) else {"loss": returned}
     loss = figures.pop("loss", None)
     if loss is not None:

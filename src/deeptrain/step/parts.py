@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from deeptrain.checkpoint.weights import misfits
+from deeptrain.data.batch import map_tensors
 from deeptrain.step.stateful import reset_states
 
 if TYPE_CHECKING:
@@ -139,10 +140,20 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
     numbers = [n for group in state["param_groups"] for n in group["params"]]
     for parameter, number in zip(parameters, numbers, strict=True):
         for key, saved in state["state"].get(number, {}).items():
-            loaded = optimizer.state[parameter][key]
-            if isinstance(saved, torch.Tensor) and (loaded is saved or loaded.dtype != saved.dtype):
-                # A copy also where nothing was cast: training must not write into the state that was given.
-                optimizer.state[parameter][key] = saved.to(loaded.device, copy=True)
+            optimizer.state[parameter][key] = _uncast(saved, optimizer.state[parameter][key], parameter)
+
+
+def _uncast(saved: Any, loaded: Any, parameter: torch.Tensor) -> Any:
+    """Give a value of an optimizer's state as it was saved, on the device where torch put it.
+
+    A copy also where nothing was cast: training must not write into the state that was given. LBFGS has lists of tensors.
+    """
+    if isinstance(saved, torch.Tensor):
+        is_own = loaded is not saved and loaded.dtype == saved.dtype
+        return loaded if is_own else saved.to(loaded.device, copy=True)
+    if isinstance(saved, dict | list | tuple):
+        return map_tensors(saved, lambda tensor: tensor.to(parameter.device, copy=True))
+    return loaded
 
 
 def training_flags(modules: Iterable[nn.Module]) -> list[tuple[nn.Module, bool]]:

@@ -30,11 +30,12 @@ from deeptrain.step.parts import (
     without_params,
 )
 from deeptrain.step.precision import Precision
+from deeptrain.step.row_weights import ClassWeights, RowWeights, SampleWeight
 from deeptrain.step.running import TrainMetrics
 from deeptrain.step.scheduling import Scheduling, Unit
 from deeptrain.step.stateful import Stateful, reset_states
 from deeptrain.step.updating import Updating
-from deeptrain.step.weights import counted_rows, weighted_loss
+from deeptrain.step.weights import counted_rows, ignored_class, refuse_unweighable, weighted_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from torch.optim.swa_utils import AveragedModel
 
     from deeptrain.data.batch import Batch
+    from deeptrain.data.feed import Feed
     from deeptrain.step import nonfinite, precision
 
 __all__ = ["SupervisedStep", "Unit"]
@@ -68,6 +70,10 @@ class SupervisedStep(Scheduling, Updating):
         scheduler_on: The validation's figure that `ReduceLROnPlateau` goes by; the key metric by default.
         metrics: Train metrics by name: functions of `(predictions, targets)`, computed on the outputs that
             are there anyway, without gradients; or objects that add up, such as torchmetrics has.
+        class_weights: A weight in the loss for the rows of each class, `{0: 3, 1: 1}`, or `"balanced"`, counted from the
+            labels of the train loader. See `RowWeights`.
+        sample_weight: A function of a batch that gives a weight for each row, `(size,)`, on top of the classes' and of the
+            batch's own.
         accumulate: How many iterations make one update. Their gradients are put together as those of one loss over all their
             rows, also where they have different numbers of them. An epoch's end makes an update of what there is.
         clip_norm: To which norm the gradients of an update are cut; the norm before it is the figure `grad_norm`.
@@ -115,6 +121,8 @@ class SupervisedStep(Scheduling, Updating):
         scheduler_by: Unit | None = None,
         scheduler_on: str | None = None,
         metrics: Mapping[str, Callable[[Any, Any], float | torch.Tensor]] | None = None,
+        class_weights: ClassWeights = None,
+        sample_weight: SampleWeight = None,
         accumulate: int = 1,
         clip_norm: float | None = None,
         clip_value: float | None = None,
@@ -133,6 +141,7 @@ class SupervisedStep(Scheduling, Updating):
         self._measuring = TrainMetrics(self.metrics)
         self._measuring.to(self.device)
         self.scheduler_on = scheduler_on
+        self.row_weights = RowWeights(class_weights, sample_weight)
         self._totals = self._whole = Totals(0, 0, 0, 0)
         self._away = self.device.type != "cpu"
         self._narrow = precision != "fp32"
@@ -160,6 +169,9 @@ class SupervisedStep(Scheduling, Updating):
             loss = parts["loss"]
             self.loss = loss.to(self.device) if isinstance(loss, nn.Module) else loss
             self._means = getattr(loss, "reduction", "mean") != "sum"
+            self.ignored_class = ignored_class(self.loss)
+            if self.row_weights:
+                refuse_unweighable(self.loss)
         if "optimizer" in parts:
             self._take_optimizer(parts["optimizer"])
         if "scheduler" in parts:
@@ -168,6 +180,10 @@ class SupervisedStep(Scheduling, Updating):
         self._carries = any(isinstance(m, Stateful) for root in self.modules() for m in root.modules())
         check_optimizer(self.model, self.optimizer)
         self._look_at_optimizer()
+
+    def count_labels(self, feed: Feed) -> None:
+        """Count the labels of the train loader, where `class_weights="balanced"`. See `RowWeights.counted`."""
+        self.row_weights = self.row_weights.counted(feed, self.ignored_class)
 
     def bind(self, begin_commit: Callable[[], None]) -> None:
         """Take what is called where an optimizer with a closure begins. See `Step`."""
@@ -218,10 +234,11 @@ class SupervisedStep(Scheduling, Updating):
             loss, predictions = parted(self.model, call(self.called, inputs, targets))
         else:
             predictions = self.called(inputs)
-            if batch.weights is None:
+            weights = self.row_weights.of(batch, self.ignored_class)
+            if weights is None:
                 loss = self.loss(predictions, targets)
             else:
-                loss = weighted_loss(self.loss, predictions, targets, batch.weights.to(self.device))
+                loss = weighted_loss(self.loss, predictions, targets, weights.to(self.device))
         if not isinstance(loss, torch.Tensor) or loss.dim():
             raise _no_scalar(self.loss, loss)
         return loss, predictions, targets
@@ -313,6 +330,12 @@ class SupervisedStep(Scheduling, Updating):
         with evaluating(self.modules()), self.precision.autocast():
             return float(self.loss(self._to_device(predictions), self._to_device(targets)))
 
+    def weighted_loss_over(self, predictions: Any, targets: Any, weights: torch.Tensor) -> float:
+        """The loss over a whole pass, its rows weighted. See `WeighsPasses`."""
+        with evaluating(self.modules()), self.precision.autocast():
+            placed = self._to_device(predictions), self._to_device(targets)
+            return float(weighted_loss(self.loss, *placed, weights.to(self.device)))
+
     def modules(self) -> Iterable[nn.Module]:
         """The model, and the loss where it is a module. See `Step`."""
         return (self.model, self.loss) if isinstance(self.loss, nn.Module) else (self.model,)
@@ -342,6 +365,7 @@ class SupervisedStep(Scheduling, Updating):
             **({} if self.scheduler_on is None else {"scheduler_on": self.scheduler_on}),
             "metrics": sorted(self.metrics),
             **self._settings_of_updating(),
+            **self.row_weights.settings(),
         }
 
     def state_dict(self) -> dict[str, Any]:

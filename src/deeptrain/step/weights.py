@@ -1,4 +1,4 @@
-"""Row weights in a loss: the windows' of a series today, and whatever else a loader or a preprocessor gives a batch."""
+"""A loss of weighted rows, whatever weighs them: their classes, the user's function, or what a loader gives a batch."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ OVER_CLASSES = (
     nn.CrossEntropyLoss.forward,
     nn.NLLLoss.forward,
 )
+
+REDUCTIONS = {"mean", "sum", "batchmean"}
 
 
 def weighted_loss(
@@ -56,6 +58,28 @@ def weighted_loss(
     return (each * weights.to(each.dtype).reshape(-1, *[1] * (each.dim() - 1))).sum() / divisor
 
 
+def refuse_unweighable(loss: Any) -> None:
+    """See that a loss can be weighted, as far as it tells before it is called.
+
+    Raises:
+        TypeError: It cannot.
+    """
+    if loss is None:
+        raise TypeError(
+            "the rows have weights, and the model gives its own loss, which cannot be weighted: give a loss, or leave the weights out"
+        )
+    if _setting(loss, "reduction") not in REDUCTIONS and "sample_weight" not in _parameters(loss):
+        raise TypeError(
+            f"the rows have weights, and the loss {_name(loss)} has no way to take them: give one of torch's losses with "
+            f"a reduction of 'mean' or 'sum', or a function (predictions, targets, sample_weight=None)"
+        )
+
+
+def ignored_class(loss: Any) -> int | None:
+    """Give the label that a loss over classes leaves out; None of another loss."""
+    return _setting(loss, "ignore_index") if _is_over_classes(loss) else None
+
+
 def _is_known(loss: Any) -> bool:
     """Whether it is one of torch's own, which need no looking at."""
     made = (
@@ -70,12 +94,8 @@ def _is_known(loss: Any) -> bool:
 
 def _each(loss: Any, predictions: Any, targets: Any) -> tuple[torch.Tensor, str]:
     """Give every element's loss, and how they are put together."""
+    refuse_unweighable(loss)
     reduction = _setting(loss, "reduction")
-    if reduction not in {"mean", "sum", "batchmean"}:
-        raise TypeError(
-            f"the batch bears weights, and the loss {_name(loss)} has no way to take them: give one of torch's losses with "
-            f"a reduction of 'mean' or 'sum', or a function (predictions, targets, sample_weight)"
-        )
     if not isinstance(loss, nn.Module):
         return loss(predictions, targets, reduction="none"), reduction
     unreduced: Any = copy.copy(loss)  # shares parameters and buffers

@@ -141,8 +141,13 @@ class _SourceTable:
     def blocks(self, ids: RowIds) -> Iterator[Block]:
         read: tuple[Any, ...] = self._source.read(ids)
         inputs, targets, *classes = read
+        if classes[1:] and classes[1] is not None:
+            raise TypeError(
+                "write_sets: the source gives weights of rows, which files of sets do not hold: write them into a file of their "
+                "own, and weigh by sample_weight=lambda batch: weights[batch.rows]"
+            )
         # Labels that are the inputs themselves are not written a second time: `Files(labels="inputs")` has them again.
-        yield _block(inputs, None if targets is inputs else targets, int(ids[0]), *classes)
+        yield _block(inputs, None if targets is inputs else targets, int(ids[0]), *classes[:1])
 
 
 class ArrayTable:
