@@ -372,6 +372,31 @@ def test_metrics_that_add_up_give_the_iterations_figure_and_the_epochs():
     assert epochs.values.tolist() == pytest.approx(expected.tolist())
 
 
+@pytest.mark.filterwarnings("ignore:No (positive|negative) samples")
+def test_torchmetrics_own(tmp_path):
+    classification = pytest.importorskip("torchmetrics.classification")
+
+    def make():
+        model, train, optimizer, loss_fn = parts()
+        metrics = {
+            "adding": classification.MulticlassAccuracy(3, average="micro"),
+            "auroc": classification.MulticlassAUROC(3, thresholds=None),  # keeps all predictions in lists
+        }
+        step = dt.SupervisedStep(model, loss=loss_fn, optimizer=optimizer, metrics=metrics, device="cpu")
+        return dt.Trainer(step, train, epochs=2, runs=tmp_path, name="r", verbosity=0)
+
+    found = trained(2, metrics={"adding": Adding(), "accuracy": recipes.accuracy})
+    for stop in (3, 8, 13):
+        with make() as trainer:
+            trainer.fit(until=dt.At(iteration=stop))
+            trainer.run.save(trainer)
+    with make() as trainer:
+        trainer.fit()
+        for name in ("train.adding", "train.epoch_adding"):
+            assert trainer.history[name].values.tolist() == found.history[name].values.tolist()
+        assert len(trainer.history["train.epoch_auroc"].values) == 2
+
+
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_compiled_model_has_the_paths_of_the_plain_one(inside):
     digests = []
