@@ -298,6 +298,8 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
     def _compute(self) -> tuple[Batch, Outcome, dict[str, Any], bool]:
         batch = self.train.fetch()
         outcome = self.learner.compute(batch)
+        if outcome.left_out:
+            self.rollback.restore_buffers()
         if self.breaks.conditions:
             self.breaks.look_at_gradients(self)
         ends_batch = self.train.preprocess is None or self.train.ends_batch(outcome)

@@ -99,6 +99,31 @@ def test_skipping_makes_no_update_and_counts(accumulate):
         assert dt.digest(alone.learner.model.state_dict()) == dt.digest(trainer.learner.model.state_dict())
 
 
+def test_what_is_left_out_does_not_come_into_a_norms_statistics():
+    x, y = torch.randn(64, 4), torch.randint(0, 2, (64,))
+    x[43] = float("nan")
+    digests = []
+    for policy in ("skip", "stop"):
+        dt.reproducible(seed=3)
+        model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2))
+        step = dt.SupervisedStep(
+            model,
+            loss=nn.CrossEntropyLoss(),
+            optimizer=torch.optim.AdamW(model.parameters(), 1e-2),
+            on_nonfinite=policy,
+            device="cpu",
+        )
+        trainer = dt.Trainer(step, dt.BatchLoader(dt.Arrays(x, y), batch_size=8), runs=None, verbosity=0)
+        if policy == "stop":
+            with pytest.raises(dt.NonFiniteError):
+                trainer.fit()
+            trainer.train.skip(batches=1)
+        trainer.fit()
+        assert torch.isfinite(model[0].running_mean).all()
+        digests.append(dt.digest(model.state_dict()))
+    assert digests[0] == digests[1]
+
+
 def rewound(runs, safe_points=None):
     trainer = make("rewind", runs=runs, name="r", bad=(2, 5))
     if safe_points is None:

@@ -46,11 +46,13 @@ class Outcome:
         loss: A tensor of shape (), detached; None where a step has no single loss.
         predictions: What the model gave, detached; any nesting of tensors, or None.
         metrics: Further figures, each a number or a tensor of one element.
+        left_out: Whether nothing of it is to come into the model: then the buffers that `compute` changed are put back.
     """
 
     loss: torch.Tensor | None
     predictions: Any = None
     metrics: Mapping[str, float | torch.Tensor] = field(default_factory=dict)
+    left_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)

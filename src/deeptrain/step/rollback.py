@@ -97,8 +97,8 @@ class Rollback:
         with torch.no_grad():
             torch._foreach_copy_(self._backups, self._tensors)
 
-    def restore(self) -> None:
-        """Put everything back to the last `capture`."""
+    def restore_buffers(self) -> None:
+        """Put the buffers back to the last `capture`, and leave the rest as it is."""
         known = {(id(slot.owner), slot.name) for slot in self._slots}
         for owner in self._owners:
             for name in [name for name in owner if (id(owner), name) not in known]:
@@ -108,6 +108,10 @@ class Rollback:
         if self._tensors:
             with torch.no_grad():
                 torch._foreach_copy_(self._tensors, self._backups)
+
+    def restore(self) -> None:
+        """Put everything back to the last `capture`."""
+        self.restore_buffers()
         # An abort can hit inside `torch.no_grad().__enter__`, whose `__exit__` then never comes.
         torch.set_grad_enabled(self._grad_mode)
         self._streams.restore(self.place)

@@ -208,7 +208,7 @@ class SupervisedStep(Scheduling, Updating):
         loss, predictions, targets = self._backward(batch)
         if not self._masks and self.watch.policy != "ignore":
             self._look_at(loss, batch)
-        outcome = Outcome(loss.detach(), _detach(predictions))
+        outcome = Outcome(loss.detach(), _detach(predictions), left_out=self._void)
         if self.metrics:
             outcome.metrics = self._measuring.of(outcome.predictions, targets)
         if self._closes and not self._void:
