@@ -256,7 +256,9 @@ def outcome_of(returned: Any) -> Outcome:
     """
     if isinstance(returned, Outcome):
         told = outcome_of({**returned.metrics, "loss": returned.loss})
-        return Outcome(told.loss, map_tensors(returned.predictions, torch.Tensor.detach), told.metrics, returned.left_out)
+        return Outcome(
+            told.loss, map_tensors(returned.predictions, torch.Tensor.detach), told.metrics, returned.left_out
+        )
     figures = dict(returned) if isinstance(returned, dict) else {"loss": returned}
     loss = figures.pop("loss", None)
     if loss is not None:
