@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from deeptrain.callbacks.base import Handlers
+from deeptrain.callbacks.handlers import Handlers
 from deeptrain.control.change import steer_edits
 from deeptrain.evaluation.judging import Judging
 from deeptrain.integrations.torch_loader import as_feed
