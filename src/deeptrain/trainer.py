@@ -135,7 +135,7 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
         self.checkpoints = checkpoints or Checkpoints()
         self.judging.refuse_unknown_best(self.checkpoints.best)
         self.judging.refuse_unknown_figure(getattr(self.learner, "scheduler_on", None))
-        self.handlers = Handlers([*callbacks, *of_step(self.learner)])
+        self.handlers = Handlers(callbacks, of_step(self.learner))
         self.display = verbosity if isinstance(verbosity, Display) else Display(verbosity)
         self.progress = Progress()
         self.history = History()

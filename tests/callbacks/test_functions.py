@@ -115,6 +115,8 @@ def test_what_is_no_event_or_cadence_is_refused(table, error, says):
 def test_one_that_is_no_list_is_refused():
     with pytest.raises(TypeError, match=r"callbacks is one dict, expected a list"):
         recipes.trainer(callbacks={"train:iter": print})
+    with pytest.raises(TypeError, match=r"callbacks is one Chain, expected a list"):
+        recipes.trainer(callbacks=recipes.Chain())
 
 
 def test_each_is_called_once_where_the_next_one_fails():
@@ -157,6 +159,13 @@ def test_the_beginning_is_told_again_where_its_handler_failed_and_before_the_fir
         t.fit()
     t.fit(until=dt.At(iteration=0))
     assert (seen, t.progress.train.iterations, t.info().pending) == ([0, 0], 0, ())
+
+
+def test_what_a_step_asks_for_stays_where_callbacks_are_replaced():
+    t = recipes.trainer(callbacks=[], learning={"on_nonfinite": "rewind"})
+    assert list(t.handlers.by_name) == ["Recover"]
+    t.replace(callbacks=[{"train:iter": print}])
+    assert list(t.handlers.by_name) == ["print", "Recover"]
 
 
 def test_a_callback_is_told_only_of_what_it_hears():

@@ -88,3 +88,12 @@ def test_memory_of_the_accelerator():
 def test_a_cadence_is_asked_for():
     with pytest.raises(TypeError, match="expected a cadence"):
         dt.Throughput(30)
+
+
+def test_what_they_count_is_no_suspect_where_runs_differ():
+    from deeptrain.introspect.suspects import attributes
+
+    t = recipes.trainer(
+        callbacks=[dt.Throughput(), dt.DeviceStats(), dt.TimeLimit(9), dt.EarlyStopping(patience=1)]
+    )
+    assert not [place for place in attributes(t) if place.startswith("callbacks.")]

@@ -43,6 +43,7 @@ class Handlers:
 
     Args:
         callbacks: Instances of `Callback`, and dicts of functions by event.
+        more: Those that a step's settings ask for; they are called behind the others.
 
     Attributes:
         by_name: The callbacks; each function of a dict is one of its own.
@@ -54,13 +55,15 @@ class Handlers:
         ValueError: A callback, or a dict, has a handler for an event that there is not.
     """
 
-    def __init__(self, callbacks: Sequence[Callback | Mapping[Any, Any]]) -> None:
+    def __init__(
+        self, callbacks: Sequence[Callback | Mapping[Any, Any]], more: Sequence[Callback] = ()
+    ) -> None:
         self.by_name: dict[str, Callback] = {}
         if isinstance(callbacks, Callback | Mapping):
             raise TypeError(
                 f"callbacks is one {type(callbacks).__name__}, expected a list: write callbacks=[...]"
             )
-        for callback in _spread(callbacks):
+        for callback in _spread([*callbacks, *more]):
             if not isinstance(callback, Callback):
                 raise TypeError(
                     f"callbacks holds a {type(callback).__name__}, expected instances of deeptrain.Callback, or dicts "
