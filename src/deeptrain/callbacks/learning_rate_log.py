@@ -16,7 +16,7 @@ class LearningRateLog(Cadenced):
     """Puts each group's learning rate into the history: as "lr" where there is one group, else as "lr.0", "lr.1" and so on.
 
     The value at iteration n is the rate that stands after it, with which the next update is made: a scheduler that goes
-    by updates has stepped by then. The first update's rate is there as that of iteration 0.
+    by updates has stepped by then, and a group's `lr_scale` counts. The first update's rate is there as that of iteration 0.
 
     Args:
         every: When; by default after each update.
@@ -45,7 +45,9 @@ class LearningRateLog(Cadenced):
         """Record the rates of now."""
         del event
         rates = [
-            group["lr"] for optimizer in trainer.learner.optimizers() for group in optimizer.param_groups
+            group["lr"] * group.get("lr_scale", 1)
+            for optimizer in trainer.learner.optimizers()
+            for group in optimizer.param_groups
         ]
         names = ["lr"] if len(rates) == 1 else [f"lr.{number}" for number in range(len(rates))]
         trainer.record(dict(zip(names, rates, strict=True)))
