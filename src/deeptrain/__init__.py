@@ -27,7 +27,14 @@ from deeptrain.state.tree import digest
 from deeptrain.step.base import Outcome, Step, Totals
 
 if TYPE_CHECKING:
+    from deeptrain.callbacks.device_stats import DeviceStats
     from deeptrain.callbacks.display import Display
+    from deeptrain.callbacks.early_stopping import EarlyStopping
+    from deeptrain.callbacks.learning_rate_log import LearningRateLog
+    from deeptrain.callbacks.seed_setter import SeedSetter
+    from deeptrain.callbacks.throughput import Throughput
+    from deeptrain.callbacks.time_limit import TimeLimit
+    from deeptrain.callbacks.unfreeze import Unfreeze
     from deeptrain.checkpoint.format import CorruptCheckpoint
     from deeptrain.checkpoint.weight_files import save_weights
     from deeptrain.checkpoint.weights import load_weights
@@ -61,6 +68,13 @@ _LATER = {
     "Trainer": "deeptrain.trainer",
     "Display": "deeptrain.callbacks.display",
     "OwnStep": "deeptrain.step.own",
+    "DeviceStats": "deeptrain.callbacks.device_stats",
+    "EarlyStopping": "deeptrain.callbacks.early_stopping",
+    "LearningRateLog": "deeptrain.callbacks.learning_rate_log",
+    "SeedSetter": "deeptrain.callbacks.seed_setter",
+    "Throughput": "deeptrain.callbacks.throughput",
+    "TimeLimit": "deeptrain.callbacks.time_limit",
+    "Unfreeze": "deeptrain.callbacks.unfreeze",
     "Stateful": "deeptrain.step.stateful",
     "reset_states": "deeptrain.step.stateful",
     "ReplayMismatch": "deeptrain.run.replay",
@@ -93,13 +107,16 @@ __all__ = [
     "CodecError",
     "CorruptCheckpoint",
     "DataError",
+    "DeviceStats",
     "Display",
+    "EarlyStopping",
     "Event",
     "Every",
     "Files",
     "FingerprintMismatch",
     "FromDataset",
     "Interrupted",
+    "LearningRateLog",
     "NonFiniteError",
     "Outcome",
     "OwnStep",
@@ -107,13 +124,17 @@ __all__ = [
     "Preprocessor",
     "Repeat",
     "ReplayMismatch",
+    "SeedSetter",
     "Series",
     "Stateful",
     "Step",
     "SupervisedStep",
+    "Throughput",
+    "TimeLimit",
     "TornStateError",
     "Totals",
     "Trainer",
+    "Unfreeze",
     "Validation",
     "Windows",
     "WithLengths",

@@ -107,6 +107,7 @@ class Delivery:
 
         def undo(_: BaseException) -> None:
             self.handling = None
+            trainer.records.forget()
             trainer.steering.forget_handler()
             trainer.rollback.restore()
             put_back_groups(trainer.learner.optimizers(), groups)
@@ -120,6 +121,7 @@ class Delivery:
     def end(self) -> None:
         """The user's code has returned: it is pending no more, and what it asked for is made."""
         self._trainer.progress.pending.popleft()
+        self._trainer.records.make(self._trainer)
         self._trainer.steering.end_handler(self._trainer)
 
     def tell(self, name: str) -> None:
@@ -129,7 +131,7 @@ class Delivery:
             return
         place = trainer.streams.capture()
         try:
-            for call in trainer.handlers.calls[name].values():
-                call(trainer, Event(name, trainer.progress.train.iterations, trainer.progress.train.epochs))
+            done = trainer.progress.train
+            trainer.handlers.tell(trainer, Event(name, done.iterations, done.epochs))
         finally:
             trainer.streams.restore(place)

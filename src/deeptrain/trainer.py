@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
-from deeptrain.callbacks.base import Event, Handlers
+from deeptrain.callbacks.base import Event
 from deeptrain.callbacks.display import Display
+from deeptrain.callbacks.handlers import Handlers
 from deeptrain.checkpoint.settings import Checkpoints
 from deeptrain.control.change import steer_edits
 from deeptrain.control.interrupt import Interrupts, end_by_signal_if_uncaught
@@ -49,7 +50,7 @@ from deeptrain.step.rollback import Rollback
 from deeptrain.step.row_weights import CountsLabels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from os import PathLike
 
     from torch.utils.data import DataLoader
@@ -87,7 +88,8 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
             script has changed since, "keep" goes on with the run's values and "take" with the script's. The
             path of a run or a checkpoint starts a new run from there.
         checkpoints: When to save, and how many to keep.
-        callbacks: Instances of `Callback`, called in this order.
+        callbacks: Instances of `Callback`, called in this order; also dicts of functions by event, such as
+            {"train:epoch": fn}.
         verbosity: 0 prints nothing, 1 epochs and a live line, 2 also each batch with its sets; or a `Display`.
 
     Raises:
@@ -115,7 +117,7 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
         runs: str | PathLike[str] | None = "runs",
         resume: str | PathLike[str] = "auto",
         checkpoints: Checkpoints | None = None,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback | Mapping[Any, Any]] = (),
         verbosity: int | Display = 1,
     ) -> None:
         refuse_misfits(train, validation, epochs, config)
@@ -133,7 +135,7 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
         self.checkpoints = checkpoints or Checkpoints()
         self.judging.refuse_unknown_best(self.checkpoints.best)
         self.judging.refuse_unknown_figure(getattr(self.learner, "scheduler_on", None))
-        self.handlers = Handlers([*callbacks, *of_step(self.learner)])
+        self.handlers = Handlers(callbacks, of_step(self.learner))
         self.display = verbosity if isinstance(verbosity, Display) else Display(verbosity)
         self.progress = Progress()
         self.history = History()
@@ -144,6 +146,7 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
         self._started = self._committing = False
         self._wake_at = 0.0
         self.delivery = Delivery(self)
+        self.delivery.put(("train_begin",), Event("train_begin"))
         self.replaced: list[dict[str, Any]] = []
         self.listen()
 

@@ -48,6 +48,9 @@ RECIPES = {
     "until": {"scheduler": "multistep", "preprocess": "until"},
     "steered": {"scheduler": "multistep", "steered": True},
     "scheduled": {"scheduler": "multistep", "scheduled": True},
+    "shipped": {"scheduler": "multistep", "stops": False},
+    "shipped_accumulated": {"scheduler": "multistep", "stops": False, "learning": {"accumulate": 3}},
+    "stopping": {"scheduler": "plateau", "stops": True, "every": 3},
     "workers": {"scheduler": "onecycle", "feed": "torch", "workers": 2},
 }
 
@@ -65,6 +68,7 @@ CASES = [("onecycle", start, 4) for start in range(4)]
 CASES += [(name, 0, 6) for name in ("multistep", "plateau", "epochs", "torch_loader")]
 CASES += [("dataset", 0, 9), ("stateful", 0, 6), ("iterable", 0, 9), ("dataset_workers", 20, 40)]
 CASES += [("steered", 0, 6), ("scheduled", 0, 2), ("scheduled", 1, 2)]
+CASES += [("shipped", 0, 17), ("shipped_accumulated", 6, 17), ("stopping", 0, 14)]
 CASES += [("windows", 0, 3), ("dropped", 0, 4), ("repeat", 0, 6), ("until", 0, 6), ("workers", 20, 40)]
 
 

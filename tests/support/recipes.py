@@ -4,6 +4,7 @@ import hashlib
 import os
 import random
 import signal
+import time
 
 import numpy as np
 import torch
@@ -290,17 +291,46 @@ def loaders(shuffle, feed, workers, files):
     return model, dt.BatchLoader(source, batch_size=BATCH, shuffle=shuffle, seed=5, last=last), val
 
 
-def _callbacks(edits, steered, rewound):
+def draw(trainer, event):
+    """A function by event: draws numbers and records them."""
+    trainer.record({f"drawn.{event.name}": torch.rand(()).item() + random.random()})
+
+
+def decay(trainer):
+    """A function by event and cadence: sets a value."""
+    trainer.set("optimizer.param_groups.0.weight_decay", 0.01 * trainer.progress.train.batches)
+
+
+def keep_time(trainer, event):
+    """A function of a save: what it leaves beside the state is another value each time."""
+    event.extra["time"] = time.time()
+
+
+def shipped(stops):
+    """The callbacks that come with it, and functions; with one that ends the run early."""
+    return [
+        dt.Unfreeze({"first": dt.At(batch=3), "head.*": dt.At(epoch=1), "norm": dt.At(iteration=0)}),
+        {("train:batch", dt.Every(batches=3)): decay, "val:end": [draw, draw], "train:begin": draw},
+        {("train:iter", dt.At(epoch=1)): draw, "save": keep_time},
+        dt.LearningRateLog(dt.Every(batches=2)),
+        dt.EarlyStopping("accuracy", patience=2 if stops else 9, mode="max", min_delta=1.0 if stops else 0.0),
+        dt.Throughput(dt.Every(batches=1)),
+        dt.TimeLimit(3600),
+        dt.SeedSetter(dt.Every(batches=5)),
+    ]
+
+
+def _callbacks(edits, steered, rewound, stops):
     more = (
         [Editor(edits)] if edits is not None else [Steerer()] if steered else [Rewinder()] if rewound else []
     )
-    return [*callbacks(), *more]
+    return [*callbacks(), *more, *(shipped(stops) if stops is not None else ())]
 
 
 def trainer(
     scheduler="onecycle", *, shuffle="global", runs=None, name=None, epochs=EPOCHS, every=7, callbacks=None,
     validate=True, feed=None, workers=0, checkpoints=None, verbosity=0, preprocess=None, files=None, edits=None,
-    steered=False, rewound=False, scheduled=False, learning=None, optimizer="adamw", **more,
+    steered=False, rewound=False, scheduled=False, stops=None, learning=None, optimizer="adamw", **more,
 ):  # fmt: skip
     """Make a trainer as a script would: streams seeded, then model, data, trainer."""
     dt.reproducible(seed=3)
@@ -327,7 +357,7 @@ def trainer(
         epochs=epochs,
         name=name,
         runs=runs,
-        callbacks=_callbacks(edits, steered, rewound) if callbacks is None else callbacks,
+        callbacks=_callbacks(edits, steered, rewound, stops) if callbacks is None else callbacks,
         checkpoints=checkpoints or dt.Checkpoints(every=dt.Every(batches=5)),
         verbosity=verbosity,
         **more,

@@ -52,6 +52,11 @@ class Own(dt.OwnStep):
         return dt.Outcome(None, self.model(batch.inputs))
 
 
+def told(trainer: dt.Trainer, event: dt.Event) -> None:
+    """A function by event."""
+    trainer.record({"loss": event.figures["loss"], "one": 1})
+
+
 def script() -> None:
     """What users write."""
     dt.reproducible(seed=0)
@@ -76,7 +81,12 @@ def script() -> None:
         name="mnist",
         config={"lr": 1e-3},
         checkpoints=dt.Checkpoints(every=dt.Every(seconds=60)),
-        callbacks=[Count()],
+        callbacks=[
+            Count(),
+            {"train:epoch": told, ("val:end", dt.Every(epochs=2)): [told, lambda trainer: trainer.pause()]},
+            dt.EarlyStopping("accuracy", patience=3, mode="max"),
+            dt.SeedSetter(dt.Every(epochs=1)),
+        ],
     )
     trainer.fit()
     dt.Trainer(Own(), train, validation=dt.Validation(val, class_weights="balanced"))

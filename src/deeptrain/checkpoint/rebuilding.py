@@ -126,6 +126,8 @@ class _Past:
             self._iterate(at, figures)
         elif kind == "validation":
             self._validate(at, figures, int(entry["pass"]))
+        elif kind == "figures":
+            self._record(at, figures)
 
     def _iterate(self, at: int, figures: Mapping[str, float]) -> None:
         if at <= self._at:
@@ -141,6 +143,16 @@ class _Past:
         self._add(at, figures, "val.")
         for name in figures:
             self._passes.setdefault(f"val.{name}", array("q")).append(number)
+
+    def _record(self, at: int, figures: Mapping[str, float]) -> None:
+        """What a handler recorded; not again what is there already."""
+        for name, value in figures.items():
+            iterations, values = self.series.get(name, ([], []))
+            known = bool(iterations) and (
+                at < iterations[-1] or (at == iterations[-1] and repr(values[-1]) == repr(float(value)))
+            )
+            if not known:
+                self._add(at, {name: value}, "")
 
     def _has(self, name: str, at: int, value: float, number: int) -> bool:
         """Whether a pass gave this value."""

@@ -8,12 +8,15 @@ from deeptrain.control.breaks import Breaks
 from deeptrain.control.change import Change
 from deeptrain.control.commands import Commands
 from deeptrain.control.part import TrainerPart
+from deeptrain.control.records import Records
 from deeptrain.control.schedule import Schedule
 from deeptrain.control.steering import Steering
 from deeptrain.control.watcher import Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    import torch
 
     from deeptrain.state.cadence import At
     from deeptrain.trainer import Trainer
@@ -26,13 +29,14 @@ class SteeringVerbs(TrainerPart):
         steering: What is asked of the run.
         breaks: Its breakpoints.
         schedule: Its scheduled interventions.
+        records: Figures that a handler has for its history.
         commands: What other processes ask of it.
         watcher: Takes these while it rests at a prompt.
     """
 
     def __init__(self) -> None:
         self.steering, self.breaks, self.commands = Steering(), Breaks(), Commands()
-        self.schedule = Schedule(self._trainer)
+        self.schedule, self.records = Schedule(self._trainer), Records()
         self.watcher = Watcher()
 
     def set(self, path: str, value: Any) -> str:
@@ -65,12 +69,33 @@ class SteeringVerbs(TrainerPart):
         """Have a checkpoint saved, once what is pending is through."""
         return self.steering.ask(self._trainer, Change("checkpoint"))
 
-    def request_stop(self) -> str:
+    def request_stop(self, reason: str | None = None) -> str:
         """End the run here, once what is pending is through: `fit()` returns, and the run is done.
 
         More epochs than were asked for now continue it.
+
+        Args:
+            reason: Why, for the journal.
         """
-        return self.steering.ask(self._trainer, Change("stop"))
+        return self.steering.ask(self._trainer, Change("stop", value=reason))
+
+    def record(self, figures: Mapping[str, float | torch.Tensor]) -> None:
+        """Put figures into the history, at the present count of iterations; from a handler or a scheduled function.
+
+        They are there when it has returned, each once, also where it is aborted and called again. The history is part of
+        the state: no clocks, and nothing else that another process would find otherwise.
+
+        Args:
+            figures: Numbers, or tensors of one element, by names that are not of the trainer's own "train." and "val.".
+
+        Raises:
+            RuntimeError: No handler asks; a script that is run again would record them twice.
+            ValueError, TypeError: A name or a value is of another kind.
+
+        Example:
+            `trainer.record({"norm": model.weight.norm()})`
+        """
+        self.records.ask(self._trainer, figures)
 
     def validate(self) -> dict[str, float]:
         """Validate now, whole, and leave nothing behind: no record, no events, no random number drawn.

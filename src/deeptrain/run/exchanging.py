@@ -8,7 +8,7 @@ from deeptrain.control.part import TrainerPart
 from deeptrain.step.exchange import KEPT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from deeptrain.callbacks.base import Callback
     from deeptrain.evaluation.validation import Validation
@@ -27,7 +27,7 @@ class ReplacingVerbs(TrainerPart):
         scheduler_by: Unit | None = None,
         train: Any = KEPT,
         validation: Validation | None = KEPT,
-        callbacks: Sequence[Callback] = KEPT,
+        callbacks: Sequence[Callback | Mapping[Any, Any]] = KEPT,
     ) -> str:
         """Go on with other parts, between two `fit()` or at a prompt. Counters and history go on, and a checkpoint is saved.
 

@@ -184,7 +184,7 @@ def _call(entry: dict[str, Any]) -> str:
     if verb == "edit":
         named = ", ".join(f"{name}={_short(x)}" for name, x in (value or {}).items() if name != "kind")
         return f"train.{EDITS.get(path, path)}({named})"
-    return f"request_{verb}()"
+    return f"request_{verb}({'' if value is None else _short(value)})"
 
 
 def _why(entry: dict[str, Any]) -> str:

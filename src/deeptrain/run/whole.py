@@ -39,6 +39,7 @@ def gather(trainer: Trainer, history: dict[str, Any] | None = None) -> dict[str,
         "callbacks": callbacks,
         "steering": trainer.steering.state_dict(),
         **({"replaced": copy.deepcopy(trainer.replaced)} if trainer.replaced else {}),
+        **trainer.handlers.extra_state(),
     }
 
 
@@ -60,6 +61,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
     trainer.streams.load_state_dict(state["random"])
     # Last: only now is the state whole.
     trainer.progress = progress
+    trainer.handlers.load_extra(state)
     trainer.delivery.tell("load")
 
 

@@ -123,3 +123,53 @@ class Due:
         """
         step = passed if self.unit == "batches" else 1
         return self.unit in moved and getattr(done, self.unit) % self.n < step
+
+
+class Turn:
+    """One cadence of a callback, with a state: it is asked at the callback's own events.
+
+    These may be rarer than what is counted: then it is its turn at the first event behind an occasion.
+
+    Args:
+        cadence: By a count; one in seconds is nothing that a rerun could repeat.
+
+    Attributes:
+        seen: The count when it was asked last, or joined the run; None before.
+
+    Example:
+        >>> from deeptrain.state.progress import TrainCount
+        >>> turn = Turn(Every(batches=10))
+        >>> turn.seen = 8
+        >>> [turn(TrainCount(batches=n)) for n in (9, 12, 19)]
+        [False, True, False]
+    """
+
+    def __init__(self, cadence: Every | At) -> None:
+        self._at = isinstance(cadence, At)
+        self.unit, self.n = cadence.target if isinstance(cadence, At) else (cadence.unit, int(cadence.n))
+        self.seen: int | None = None
+
+    def __call__(self, done: TrainCount) -> bool:
+        """Whether an occasion has come since it was asked last."""
+        now: int = getattr(done, self.unit)
+        before = now if self.seen is None else self.seen
+        self.seen = now
+        if self._at:
+            return before < self.n <= now
+        return before // self.n < now // self.n
+
+    def join(self, done: TrainCount) -> None:
+        """Begin with the present count: 0 in a new run, and more where a callback comes into one on the way.
+
+        To be called whenever the trainer starts. Where it was asked before, this changes nothing.
+        """
+        if self.seen is None:
+            self.seen = getattr(done, self.unit)
+
+    def state_dict(self) -> dict[str, int | None]:
+        """The count when it was asked last."""
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, int | None]) -> None:
+        """Take it over."""
+        self.seen = state["seen"]
