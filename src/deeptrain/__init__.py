@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from deeptrain.step.stateful import Stateful, reset_states
     from deeptrain.step.supervised import SupervisedStep
     from deeptrain.trainer import Trainer
+    from deeptrain.tuning.batch_size import BatchFit, find_batch_size
+    from deeptrain.tuning.rate import RateTest, find_lr
 
 # Imported when they are first asked for, so that `import deeptrain` costs little more than `import torch`.
 _LATER = {
@@ -91,6 +93,10 @@ _LATER = {
     "Windows": "deeptrain.data.windows",
     "write_sets": "deeptrain.data.write",
     "NonFiniteError": "deeptrain.step.nonfinite",
+    "BatchFit": "deeptrain.tuning.batch_size",
+    "find_batch_size": "deeptrain.tuning.batch_size",
+    "RateTest": "deeptrain.tuning.rate",
+    "find_lr": "deeptrain.tuning.rate",
 }
 
 __version__ = "1.0.0.dev0"
@@ -100,6 +106,7 @@ __all__ = [
     "At",
     "Augment",
     "Batch",
+    "BatchFit",
     "BatchLoader",
     "Callback",
     "CheckpointError",
@@ -122,6 +129,7 @@ __all__ = [
     "OwnStep",
     "Phase",
     "Preprocessor",
+    "RateTest",
     "Repeat",
     "ReplayMismatch",
     "SeedSetter",
@@ -141,6 +149,8 @@ __all__ = [
     "WithMask",
     "convert",
     "digest",
+    "find_batch_size",
+    "find_lr",
     "load_weights",
     "open_run",
     "reproducible",

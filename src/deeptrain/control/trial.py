@@ -144,7 +144,7 @@ def tried(trainer: Trainer, variants: Mapping[str, Callable[[Trainer], Any]], ba
     try:
         with trainer.interrupts, trainer.run.aside(trainer):
             for name, variant in variants.items():
-                with _put_back(trainer, state):
+                with put_back(trainer, state):
                     try:
                         _try(trainer, variant, batches)
                     except Exception as error:  # noqa: BLE001 - one that fails says so, and the others are tried
@@ -171,7 +171,7 @@ def _since(trainer: Trainer, at: int) -> dict[str, Series]:
 
 
 @contextmanager
-def _put_back(trainer: Trainer, state: dict[str, Any]) -> Iterator[None]:
+def put_back(trainer: Trainer, state: dict[str, Any]) -> Iterator[None]:
     """Put back whatever a variant changes, also what no state holds: layers, losses, hooks, attributes such as a dropout's p."""
     learner, optimizers = trainer.learner, trainer.learner.optimizers()
     modules = [module for root in learner.modules() for module in root.modules()]

@@ -35,6 +35,9 @@ SAMPLE = 32  # rows that are looked at to notice other data
 MOST_TOGETHER = 1 << 22  # rows that are read together: their order is computed at once, 0.1 us for each
 
 
+LIMITS = ("limit_batches", "overfit")  # settings that are named only where they are set
+
+
 class _Asked(NamedTuple):
     """The rows of a batch, and how they are best read; see `StoredSource.read_stored`."""
 
@@ -59,6 +62,9 @@ class BatchLoader(EditedFeed):
         group: Sets in a group, under `"batches"` and `"samples"`.
         shuffle_sets: Whether those two shuffle the order of the sets too.
         last: Whether a short last batch is `"keep"`-ed, `"drop"`-ped, or `"pad"`-ded with rows from the epoch's beginning.
+        limit_batches: An epoch is over after so many batches, for trying out; None for all of them.
+        overfit: Each epoch is the same so many batches, the first ones of the first epoch: a model that learns can have them by
+            heart. None for all of the data.
         preprocess: Makes the iterations of each batch: a `Preprocessor` such as `Windows`, or a list of them.
         prefetch: How many bytes of batches may be read ahead by background threads, from sources that allow it; 0 reads
             each batch when it is asked for.
@@ -87,6 +93,7 @@ class BatchLoader(EditedFeed):
         "group",
         "shuffle_sets",
         "last",
+        *LIMITS,
     )
 
     def __init__(
@@ -99,6 +106,8 @@ class BatchLoader(EditedFeed):
         group: int = 8,
         shuffle_sets: bool = True,
         last: Last = "keep",
+        limit_batches: int | None = None,
+        overfit: int | None = None,
         preprocess: Preprocessor | Sequence[Preprocessor] | None = None,
         prefetch: int = 1 << 26,
         threads: int = 2,
@@ -123,6 +132,8 @@ class BatchLoader(EditedFeed):
             group=group,
             shuffle_sets=shuffle_sets,
             last=last,
+            limit_batches=limit_batches,
+            overfit=overfit,
         )
         super().__init__(_one(preprocess, seed), table, plan)
         self._ranges = source if isinstance(source, RangeSource) else None
@@ -201,10 +212,12 @@ class BatchLoader(EditedFeed):
             ValueError: A setting is out of range.
         """
         present = self._plan.settings()
+        if "batch_size" in settings:  # of a whole order: limits that it does not name were not set
+            present = {name: value for name, value in present.items() if name not in LIMITS}
         wanted = present | {name: settings[name] for name in self.changeable if name in settings}
         if isinstance(self.preprocess, Chain) and self._chained:
             self.preprocess.seed = wanted["seed"]
-        if wanted != present:
+        if wanted != self._plan.settings():
             self._follow(Plan(self._table.sizes, **wanted), self.position.epoch, 0)
 
     def close(self) -> None:
@@ -266,7 +279,7 @@ class BatchLoader(EditedFeed):
 
     def _asked_together(self, epoch: int, batch: int, size: int) -> _Asked | None:
         """Give the rows of a batch and of some behind it, where these are a range, or lie in the same stretch."""
-        if self._plan.is_edited(epoch):
+        if self._plan.is_edited(epoch) or self._plan.is_limited:
             return None
         if self._plan.keeps_sets_together:
             run = self._plan.run(epoch, batch, self._at_once)

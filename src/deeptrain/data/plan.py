@@ -45,6 +45,8 @@ class Plan:
         group: Sets in a group.
         last: `"keep"`, `"drop"` or `"pad"`.
         shuffle_sets: Whether the middle two modes shuffle the sets' order.
+        limit_batches: An epoch is over after so many batches; None for all.
+        overfit: Each epoch is the first so many batches of the first epoch; None for all.
         edits: What `edits` of another plan gave.
 
     Raises:
@@ -67,9 +69,17 @@ class Plan:
         group: int = 8,
         last: Last = "keep",
         shuffle_sets: bool = True,
+        limit_batches: int | None = None,
+        overfit: int | None = None,
         edits: Iterable[Mapping[str, Any]] = (),
     ) -> None:
         order = Order(sizes, batch_size, shuffle, seed, group=group, last=last, shuffle_sets=shuffle_sets)
+        self._limits = {
+            name: at_least(1, name, value)
+            for name, value in (("limit_batches", limit_batches), ("overfit", overfit))
+            if value is not None
+        }
+        self._most = min(self._limits.values(), default=None)
         self._orders: tuple[tuple[int, Order], ...] = (
             (0, order),
         )  # each with the first epoch that it is for
@@ -105,6 +115,11 @@ class Plan:
             {"epoch": epoch, "batch": batch, "edit": edit.as_plain()} for epoch, batch, edit in self._placed
         ]
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether an epoch is only a part of the data's."""
+        return self._most is not None
+
     def is_edited(self, epoch: int) -> bool:
         """Whether an epoch was edited after its beginning."""
         return epoch in self._courses
@@ -119,14 +134,16 @@ class Plan:
             "group": order.group,
             "last": order.last,
             "shuffle_sets": order.shuffle_sets,
+            **self._limits,  # named only where they are set: a run of before there were any has the same settings
         }
 
     def batches(self, epoch: int) -> int:
         """Count the batches of an epoch; 0 where an edit at its beginning left none."""
-        if not self._placed:  # asked in every iteration, and mostly nothing was edited
+        if not self._placed and self._most is None:  # asked in every iteration, and mostly nothing was edited
             return self._orders[0][1].batches
         course = self._courses.get(epoch)
-        return self._order(epoch).batches if course is None else course.batches
+        found = self._order(epoch).batches if course is None else course.batches
+        return found if self._most is None else min(found, self._most)
 
     def batch_size(self, epoch: int, batch: int) -> int:
         """Give the batch size in force at a place; a batch there may have fewer rows."""
@@ -140,7 +157,7 @@ class Plan:
             IndexError: There is no such batch.
         """
         course = self._course(epoch, batch)
-        return self._order(epoch).rows(epoch, batch) if course is None else course.rows(batch)
+        return self._order(epoch).rows(self._drawn(epoch), batch) if course is None else course.rows(batch)
 
     def padded(self, epoch: int, batch: int) -> int:
         """Count the rows at a batch's end that were added to fill it.
@@ -168,10 +185,10 @@ class Plan:
         Raises:
             IndexError: There is no such batch.
         """
-        course = self._course(epoch, batch) if self._courses else None
+        course = self._course(epoch, batch)
         if course is not None:
             return course.span(batch), course.padded(batch)
-        order = self._order(epoch)
+        order, epoch = self._order(epoch), self._drawn(epoch)
         positions, padded = order.span(epoch, batch), order.padded(epoch, batch)
         if padded or order.shuffle is not None:
             return None, padded
@@ -182,7 +199,7 @@ class Plan:
 
         Not for an epoch that was edited after its beginning.
         """
-        return self._order(epoch).run(epoch, batch, most)
+        return self._order(epoch).run(self._drawn(epoch), batch, most)
 
     def stretches(self, epoch: int, batch: int, most: int) -> tuple[Stretch, ...]:
         """Give the groups of sets that a batch draws from, under `"samples"`, so that each can be read whole.
@@ -202,7 +219,7 @@ class Plan:
         course = self._course(epoch, batch)
         if course is not None:
             return course.stretches(batch, most)
-        return self._order(epoch).stretches(epoch, batch, most)
+        return self._order(epoch).stretches(self._drawn(epoch), batch, most)
 
     def edited(self, epoch: int, batch: int, edit: Edit) -> Plan:
         """Give the plan with an edit; batches before the place stay as they are.
@@ -247,10 +264,14 @@ class Plan:
             return orders[0][1]
         return orders[bisect_right(orders, epoch, key=itemgetter(0)) - 1][1]
 
+    def _drawn(self, epoch: int) -> int:
+        """Say which epoch's order an epoch has: its own, or always the first one's."""
+        return 0 if "overfit" in self._limits and epoch > 0 else epoch
+
     def _course(self, epoch: int, batch: int) -> Course | None:
-        course = self._courses.get(epoch)
-        if course is not None and not 0 <= batch < course.batches:
-            raise IndexError(out_of_range(epoch, batch, course.batches))
+        course = self._courses.get(epoch) if self._courses else None
+        if (course is not None or self._most is not None) and not 0 <= batch < self.batches(epoch):
+            raise IndexError(out_of_range(epoch, batch, self.batches(epoch)))
         return course
 
     def _add(self, placed: _Placed) -> None:
@@ -262,7 +283,7 @@ class Plan:
         if later is not latest and batch == 0 and epoch not in self._courses:
             self._orders = _from(self._orders, epoch, later)
         else:
-            course = self._courses.get(epoch) or Course.of(self._order(epoch), epoch)
+            course = self._courses.get(epoch) or Course.of(self._order(epoch), self._drawn(epoch))
             self._courses = self._courses | {epoch: self._steered(course, placed)}
             if later is not latest:
                 self._orders = _from(self._orders, epoch + 1, later)

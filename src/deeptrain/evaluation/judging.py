@@ -150,6 +150,11 @@ class Judging:
         trainer.run.journalling.after_validation(trainer)
         trainer.commands.look(trainer, monotonic())
 
+    def cut_short(self) -> None:
+        """The pass under way is to have no more batches than it has; for a dry run."""
+        if self._pass is not None:
+            self._pass.ended = True
+
     @staticmethod
     def abortably(trainer: Trainer, work: Callable[[], T]) -> T:
         """Do a piece of work that evaluates, and put everything back where it does not come to its end."""

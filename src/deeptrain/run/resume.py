@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Hold = Callable[[RunDirectory], None]
 
 CHOICES = ("auto", "new", "keep", "take")
-LOADER = ("batch_size", "shuffle", "seed", "last", "group")
+LOADER = ("batch_size", "shuffle", "seed", "last", "group", "limit_batches", "overfit")
 
 
 @dataclass(slots=True)

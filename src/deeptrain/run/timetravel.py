@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from deeptrain.trainer import Trainer
+    from deeptrain.tuning.dry import DryRun
 
 
 class TimeVerbs(TrainerPart):
@@ -168,6 +169,30 @@ class TimeVerbs(TrainerPart):
         if trial.kept is not None and trial.kept in variants:
             variants[trial.kept](trainer)
         return trial
+
+    def dry_run(self) -> DryRun:
+        """Touch everything that a run does once, and leave nothing behind: one train batch, one validation batch, one checkpoint.
+
+        The batch is the last one of an epoch, where the loader can go there, so that all that follows from an epoch's end is
+        called too: handlers, schedulers, a validation of a single batch. The checkpoint goes to a temporary directory, is read
+        back and compared. Then everything is put back, also where something raises. Handlers are told of a replay; what they do
+        outside the run is theirs. Loggers are told nothing.
+
+        Returns:
+            What was found.
+
+        Raises:
+            Exception: Whatever would stop the run.
+            ValueError: The run is done; or a state does not come back from a checkpoint as it was, the message names the paths.
+            TornStateError: The state is not whole.
+            RuntimeError: The trainer runs, or a handler asks.
+
+        Example:
+            `print(trainer.dry_run())`
+        """
+        from deeptrain.tuning.dry import dry_run  # noqa: PLC0415 - made once in a while
+
+        return dry_run(self._trainer)
 
     def _require_run(self, verb: str) -> Path:
         run = self._trainer.run.path
