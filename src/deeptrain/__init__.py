@@ -48,6 +48,12 @@ if TYPE_CHECKING:
     from deeptrain.data.windows import Windows
     from deeptrain.data.write import write_sets
     from deeptrain.evaluation.validation import Validation
+    from deeptrain.loggers.base import Logger
+    from deeptrain.loggers.csv_files import CSVLogger
+    from deeptrain.loggers.mlflow import MLflowLogger
+    from deeptrain.loggers.tensorboard import TensorBoardLogger
+    from deeptrain.loggers.trackio import TrackioLogger
+    from deeptrain.loggers.wandb import WandbLogger
     from deeptrain.run.fingerprint import FingerprintMismatch
     from deeptrain.run.reader import open_run
     from deeptrain.run.replay import ReplayMismatch
@@ -93,6 +99,12 @@ _LATER = {
     "Windows": "deeptrain.data.windows",
     "write_sets": "deeptrain.data.write",
     "NonFiniteError": "deeptrain.step.nonfinite",
+    "Logger": "deeptrain.loggers.base",
+    "CSVLogger": "deeptrain.loggers.csv_files",
+    "MLflowLogger": "deeptrain.loggers.mlflow",
+    "TensorBoardLogger": "deeptrain.loggers.tensorboard",
+    "TrackioLogger": "deeptrain.loggers.trackio",
+    "WandbLogger": "deeptrain.loggers.wandb",
     "BatchFit": "deeptrain.tuning.batch_size",
     "find_batch_size": "deeptrain.tuning.batch_size",
     "RateTest": "deeptrain.tuning.rate",
@@ -108,6 +120,7 @@ __all__ = [
     "Batch",
     "BatchFit",
     "BatchLoader",
+    "CSVLogger",
     "Callback",
     "CheckpointError",
     "Checkpoints",
@@ -124,6 +137,8 @@ __all__ = [
     "FromDataset",
     "Interrupted",
     "LearningRateLog",
+    "Logger",
+    "MLflowLogger",
     "NonFiniteError",
     "Outcome",
     "OwnStep",
@@ -137,13 +152,16 @@ __all__ = [
     "Stateful",
     "Step",
     "SupervisedStep",
+    "TensorBoardLogger",
     "Throughput",
     "TimeLimit",
     "TornStateError",
     "Totals",
+    "TrackioLogger",
     "Trainer",
     "Unfreeze",
     "Validation",
+    "WandbLogger",
     "Windows",
     "WithLengths",
     "WithMask",

@@ -33,6 +33,7 @@ from deeptrain.evaluation.judging import Judging
 from deeptrain.integrations.torch_loader import as_feed
 from deeptrain.introspect.info import Info
 from deeptrain.introspect.verbs import LookingVerbs
+from deeptrain.loggers.feeding import Loggers
 from deeptrain.parts import begin_at_the_beginning, dues, of_step, refuse_misfits
 from deeptrain.run.checkpointing import NEVER
 from deeptrain.run.exchanging import ReplacingVerbs
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from deeptrain.data.batch import Batch
     from deeptrain.data.loader import BatchLoader
     from deeptrain.evaluation.validation import Validation
+    from deeptrain.loggers.base import Logger
     from deeptrain.run.travel import Travel
     from deeptrain.step.own import OwnStep
 
@@ -90,6 +92,8 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
         checkpoints: When to save, and how many to keep.
         callbacks: Instances of `Callback`, called in this order; also dicts of functions by event, such as
             {"train:epoch": fn}.
+        loggers: Where else the run's figures go: a `CSVLogger`, a `TensorBoardLogger`, a `Logger` of your own. No part of the
+            state: they may be others whenever the run goes on.
         verbosity: 0 prints nothing, 1 epochs and a live line, 2 also each batch with its sets; or a `Display`.
 
     Raises:
@@ -118,6 +122,7 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
         resume: str | PathLike[str] = "auto",
         checkpoints: Checkpoints | None = None,
         callbacks: Sequence[Callback | Mapping[Any, Any]] = (),
+        loggers: Sequence[Logger] = (),
         verbosity: int | Display = 1,
     ) -> None:
         refuse_misfits(train, validation, epochs, config)
@@ -137,6 +142,7 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
         self.judging.refuse_unknown_figure(getattr(self.learner, "scheduler_on", None))
         self.handlers = Handlers(callbacks, of_step(self.learner))
         self.display = verbosity if isinstance(verbosity, Display) else Display(verbosity)
+        self.loggers = Loggers(loggers)
         self.progress = Progress()
         self.history = History()
 
@@ -253,6 +259,7 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
         self.watcher.wake()
         self.commands.begin(self)
         self._started = True
+        self.loggers.tell(self)
         self.delivery.tell("start")
 
     def _stop(self) -> None:
@@ -260,6 +267,7 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
         if self._started:
             self._started = False
             self.run.rest()
+            self.loggers.tell(self)
             self.display.on_stop(self)
             self.delivery.tell("stop")
             self.commands.look(self, NEVER)  # nobody who asked before is left waiting
@@ -373,8 +381,9 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
         self.run.look_for_saved()
         self.run.write_journal(now)
         self.commands.look(self, now)
+        self.loggers.look(self, now)
         self.display.on_iteration(self, now, epoch_ended=epoch_ended)
-        self._wake_at = min(self.run.due_at, self.display.due_at)
+        self._wake_at = min(self.run.due_at, self.display.due_at, self.loggers.due_at)
 
     def tear(self, what: str, error: BaseException) -> None:
         """Note that an exception came out of the middle of a commit: the state is not whole."""

@@ -136,6 +136,25 @@ class SavingVerbs(TrainerPart):
         delivery.newest = None
         restore(self._trainer, state)
 
+    def log_picture(self, name: str, figure: Any) -> None:
+        """Keep a picture of the present iteration with the run, and send it to its loggers; in a handler, or anywhere.
+
+        It lies as `pictures/00000120-b0-NAME.png` in the run's directory: the iteration, the branch, the name. A handler that
+        makes it again in a replay replaces it.
+
+        Args:
+            name: What it shows, such as "confusion".
+            figure: A matplotlib figure, or the bytes of a PNG file.
+
+        Raises:
+            ValueError: The name cannot be a file's.
+            TypeError: It is no picture.
+
+        Example:
+            `trainer.log_picture("rates", dt.find_lr(trainer).figure())`
+        """
+        self._trainer.loggers.add_picture(self._trainer, name, figure)
+
     def register_generator(
         self, name: str, generator: torch.Generator | np.random.Generator | random.Random
     ) -> None:
@@ -174,6 +193,7 @@ class SavingVerbs(TrainerPart):
     def close(self) -> None:
         """Let go of the run's lock, its files and the loaders' workers. The trainer can still be looked at."""
         trainer = self._trainer
+        trainer.loggers.close(trainer)
         trainer.run.close()
         trainer.train.close()
         trainer.judging.close()
