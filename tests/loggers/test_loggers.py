@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import deeptrain as dt
+from deeptrain.control import journal
 from deeptrain.loggers import feeding
 from deeptrain.loggers.base import Row
 from deeptrain.loggers.sources import rows_of
@@ -302,11 +303,18 @@ def test_a_handler_that_goes_back_in_a_run_that_is_killed(tmp_path):
         assert found[3] == expected[3]
 
 
-def differs(runs, mark, iteration):
-    """Another dropout in the second process, so that its replay comes out otherwise."""
-    feeding.SECONDS = 0.0
+def differs(runs, mark, iteration, again=None, journal_every=0.0):
+    """Another dropout from the second process on, so that its replay comes out otherwise; that one may die just there."""
+    feeding.SECONDS, journal.SECONDS = 0.0, journal_every
     sinks = [dt.CSVLogger(), Store(runs.parent / "store"), Counting(runs.parent / "counts")]
-    t = make(runs, sinks, [Dies(mark, iteration)])
+    late = mark.with_suffix(".again")
+    if (
+        journal_every
+    ):  # a line of a checkpoint takes along what waits: here it is as if the checkpoint were a moment later
+        journal.Journal.write = journal.Journal.add
+    if mark.exists() and again is not None and not late.exists():
+        feeding.SECONDS = 1e9  # it dies before they are told
+    t = make(runs, sinks, [Dies(mark, iteration), Dies(late, again if mark.exists() else None)])
     if mark.exists():
         t.learner.model.drop.p = 0.9
     t.fit()
@@ -315,8 +323,12 @@ def differs(runs, mark, iteration):
     return history(t), history_rows(t, "train."), rows(t.run.path / "csv" / "train.csv"), told
 
 
-def test_a_replay_that_comes_out_otherwise_is_what_the_files_have(tmp_path):
-    figures, expected, found, told = again_and_again(differs, tmp_path / "runs", tmp_path / "died", 9)
+@pytest.mark.parametrize("journal_every", [0.0, 1e9])
+@pytest.mark.parametrize("again", [None, 6, 7])
+def test_a_replay_that_comes_out_otherwise_is_what_the_files_have(tmp_path, again, journal_every):
+    figures, expected, found, told = again_and_again(
+        differs, tmp_path / "runs", tmp_path / "died", 9, again, journal_every
+    )
     assert found == expected
     for lines in told:
         kept = [line[2:] for line in lines if line[1] == "row"]

@@ -68,9 +68,14 @@ class Loggers:
             self.tell(trainer)
 
     def tell(self, trainer: Trainer) -> None:
-        """Tell them of all that is new; nothing while the run tries something out, or goes over ground that it knows."""
+        """Tell them of all that is new; nothing while the run tries something out, or goes over ground that it knows.
+
+        The journal has it first: it is what a run that goes on after a kill compares with, and so finds out that
+        something that was told comes out otherwise now.
+        """
         if not self._fed or trainer.display.quiet:
             return
+        trainer.run.journalling.flush()
         with _streams_kept(trainer):
             for fed in [*self._fed]:
                 if not fed.tell(trainer, self.pictures(trainer)):
@@ -89,10 +94,10 @@ class Loggers:
             at, branch = trainer.progress.train.iterations, trainer.run.line.branch
             self.pictures(trainer).add(name, at, branch, as_png(figure))
 
-    def left_behind(self, at: int) -> None:
+    def left_behind(self, trainer: Trainer, at: int) -> None:
         """What came of this iteration and later ones came out otherwise when it was computed again."""
         for fed in self._fed:
-            fed.left_at = at
+            fed.leave(trainer, at)
 
     def close(self, trainer: Trainer) -> None:
         """Tell them the rest, and let them go."""
@@ -128,6 +133,7 @@ class _Mark:
         entries: How many interventions it was told of, and up to which iteration it had come by then.
         pictures: Which pictures.
         own: The logger's own values.
+        left: The iteration from which on the run has since come out otherwise; None where there is none.
     """
 
     branch: int = 0
@@ -137,6 +143,7 @@ class _Mark:
     entries: tuple[int, int] = (0, -1)
     pictures: list[str] = field(default_factory=list)
     own: dict[str, Any] = field(default_factory=dict)
+    left: int | None = None
 
     def from_start(self, start: int, counts: dict[str, int]) -> _Mark:
         """The mark of a logger that has nothing of an iteration and later ones."""
@@ -145,6 +152,11 @@ class _Mark:
         return _Mark(
             self.branch, start - 1, counts, {}, (number if at < start else 0, at), pictures, self.own
         )
+
+    def agreed(self, line: Line) -> float:
+        """Up to which iteration a line of history has what was told."""
+        shared = float("inf") if self.branch == line.branch else dict(line.before).get(self.branch, -1)
+        return shared if self.left is None else min(shared, self.left - 1)
 
     def without_newest(self) -> dict[str, int]:
         """The counts of what came before the newest iteration."""
@@ -159,7 +171,13 @@ class _Fed:
         self._mark: _Mark | None = None  # None until it is opened
         self._interventions = Interventions(None)
         self._columns: object = None
-        self.left_at: int | None = None
+
+    def leave(self, trainer: Trainer, at: int) -> None:
+        """Note, for this process or the next, that what it was told from an iteration on is no more."""
+        with suppress(OSError, ValueError):  # it is said when it is told next
+            mark = self._mark or self._read(trainer)
+            mark.left = at if mark.left is None else min(mark.left, at)
+            self._note(trainer, mark)
 
     def tell(self, trainer: Trainer, pictures: Pictures) -> bool:
         """Tell it of what is new; False where it failed and is to be left out."""
@@ -187,12 +205,14 @@ class _Fed:
             self._begin(trainer)
         else:
             self._follow(trainer)
+        mark = self._mark
+        assert mark is not None
         told = self._tell_rows(trainer)
         told |= self._tell_interventions(trainer)
         told |= self._tell_pictures(trainer, pictures)
         if told:
             self._logger.flush()
-            self._note(trainer)
+            self._note(trainer, mark)
 
     # ------------------------------------------------------------------ where it stands
 
@@ -201,9 +221,8 @@ class _Fed:
         run, mark = trainer.run, self._read(trainer)
         self._interventions = Interventions(None if run.path is None else run.path / "journal.jsonl")
         self._mark = mark
-        agreed = _agreed(run.line, mark.branch)
-        if agreed < mark.through:
-            self._open_from(trainer, int(agreed) + 1)
+        if mark.agreed(run.line) < mark.through:
+            self._open_from(trainer, int(mark.agreed(run.line)) + 1)
         elif self._logger.drops_tail:
             self._open(trainer, mark.from_start(max(0, mark.through), mark.without_newest()))
         else:
@@ -213,12 +232,10 @@ class _Fed:
         """Go back where the run went back since."""
         assert self._mark is not None
         mark, line, columns = self._mark, trainer.run.line, trainer.history.columns
-        agreed = _agreed(line, mark.branch)
-        if self.left_at is not None:
-            agreed, self.left_at = min(agreed, self.left_at - 1), None
-        elif columns is not self._columns and self._is_shorter(trainer):
+        agreed = mark.agreed(line)
+        if columns is not self._columns and self._is_shorter(trainer):
             agreed = min(agreed, trainer.progress.train.iterations)
-        mark.branch, self._columns = line.branch, columns
+        mark.branch, mark.left, self._columns = line.branch, None, columns
         if agreed < mark.through:
             self._logger.close()
             self._open_from(trainer, int(agreed) + 1)
@@ -242,12 +259,12 @@ class _Fed:
         place = Place(name, path, line.branch, start, goes_back, values, mark.own)
         has = self._logger.open(place)
         self._mark, self._columns = mark, trainer.history.columns
-        mark.branch = line.branch
+        mark.branch, mark.left = line.branch, None
         if has is not None:
             mark.counts, mark.newest = dict(has), {}
             mark.entries = (0, -1) if not has else mark.entries
             mark.pictures = [] if not has else mark.pictures
-        self._note(trainer)  # at once: what was begun outside is to be found again
+        self._note(trainer, mark)  # at once: what was begun outside is to be found again
 
     # ------------------------------------------------------------------ what it is told
 
@@ -301,16 +318,11 @@ class _Fed:
             raise ValueError(f"{path} is of another version of deeptrain: remove it, and all is sent again")
         return _Mark(**found)
 
-    def _note(self, trainer: Trainer) -> None:
+    def _note(self, trainer: Trainer, mark: _Mark) -> None:
         path = self._path(trainer)
-        if path is None or self._mark is None:
+        if path is None:
             return
         path.parent.mkdir(exist_ok=True)
         temporary = temporary_beside(path)
-        temporary.write_text(json.dumps({"version": VERSION, **asdict(self._mark)}), encoding="utf-8")
+        temporary.write_text(json.dumps({"version": VERSION, **asdict(mark)}), encoding="utf-8")
         temporary.replace(path)
-
-
-def _agreed(line: Line, branch: int) -> float:
-    """Up to which iteration a line of history has what a branch has."""
-    return float("inf") if branch == line.branch else dict(line.before).get(branch, -1)

@@ -149,7 +149,7 @@ class Replaying:
 
     def _go_another_way(self, trainer: Trainer, verdict: Verdict, write: _Write) -> None:
         """Go on with what was found now, with a warning, or stop."""
-        trainer.loggers.left_behind(verdict.at)
+        trainer.loggers.left_behind(trainer, verdict.at)
         if trainer.checkpoints.on_replay_mismatch == "stop":
             accepted = {"at": verdict.at, "identical": False, "accepted": True}
             self._refused = partial(write, verdict.at, accepted)
