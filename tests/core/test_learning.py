@@ -1,6 +1,7 @@
 """What one iteration may do to a model, in every combination: killed or stopped anywhere, continued, the same bits."""
 
 import itertools
+import shutil
 
 import pytest
 
@@ -88,6 +89,15 @@ def test_fp16_stopped_and_killed_anywhere(tmp_path):
     made = recipe("fp16", 3, "onecycle", 0.9, None)
     # With a scale that is halved on the way.
     interrupted(tmp_path, made, 13)
+
+
+@pytest.mark.filterwarnings("ignore")  # importing torch's compiler warns of its own parts
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile wants a C++ compiler")
+@pytest.mark.parametrize("stops", [45, pytest.param(3, marks=pytest.mark.torture)])
+def test_a_compiled_model_stopped_and_killed_anywhere(stops, tmp_path):
+    """Batches of two sizes, so that a process that begins elsewhere compiles in another order."""
+    made = recipe("fp32", 3, "onecycle", 0.9, None, compile=True) | {"net": "plain"}
+    interrupted(tmp_path, made, stops)
 
 
 def test_lbfgs_stopped_and_killed_anywhere(tmp_path):

@@ -32,6 +32,11 @@ ALONE = {
     "autotuning": (CUDA | {"cudnn_benchmark": True}, ["bits"], "torch.backends.cudnn.benchmark = False"),
     "MPS": (CPU | {"device": "mps"}, ["bits"], "MPS"),
     "compiled": (CPU | {"compiled": ["model"]}, ["nothing"], "torch.compile is at work in model"),
+    "compiled for many shapes": (
+        CPU | {"compiled": ["model"], "compiled_adapts": True},
+        ["bits"],
+        "compiles each shape for itself",
+    ),
     "several processes": (CPU | {"world_size": 2}, ["bits"], "2 processes"),
     "workers with streams of their own": (
         CPU | {"loader": "StatefulFeed", "workers": 2},

@@ -37,6 +37,15 @@ class Net(nn.Module):
         return self.head(self.drop(torch.tanh(self.second(self.norm(self.first(x)))))) + self.calls * 1e-3
 
 
+class Plain(Net):
+    """The same without random numbers of Python's, for each of which `torch.compile` would make other kernels."""
+
+    def forward(self, x):
+        if self.training:
+            self.calls += 1
+        return self.head(self.drop(torch.tanh(self.second(self.norm(self.first(x)))))) + self.calls * 1e-3
+
+
 class Chain(dt.Callback):
     """A callback with state: a hash over everything that it is told, in order."""
 
@@ -279,9 +288,12 @@ FEEDS = {
 }
 
 
-def loaders(shuffle, feed, workers, files):
+NETS = {"noisy": Net, "plain": Plain}
+
+
+def loaders(shuffle, feed, workers, files, net="noisy"):
     """Model, train loader, validation loader."""
-    model, (x, y) = Net(), data()
+    model, (x, y) = NETS[net](), data()
     val = dt.BatchLoader(dt.Arrays(*data(20, seed=2)), batch_size=7)
     if feed is not None:
         return model, FEEDS[feed](x, y, workers), val
@@ -330,13 +342,14 @@ def _callbacks(edits, steered, rewound, stops):
 def trainer(
     scheduler="onecycle", *, shuffle="global", runs=None, name=None, epochs=EPOCHS, every=7, callbacks=None,
     validate=True, feed=None, workers=0, checkpoints=None, verbosity=0, preprocess=None, files=None, edits=None,
-    steered=False, rewound=False, scheduled=False, stops=None, learning=None, optimizer="adamw", **more,
+    steered=False, rewound=False, scheduled=False, stops=None, learning=None, optimizer="adamw",
+    net="noisy", **more,
 ):  # fmt: skip
     """Make a trainer as a script would: streams seeded, then model, data, trainer."""
     dt.reproducible(seed=3)
     make, by = SCHEDULERS[scheduler]
     model, train, val = (
-        loaders(shuffle, feed, workers, files) if preprocess is None else series.parts(preprocess)
+        loaders(shuffle, feed, workers, files, net) if preprocess is None else series.parts(preprocess)
     )
     step = dt.SupervisedStep(
         model,

@@ -46,13 +46,17 @@ def surroundings(trainer: Trainer) -> dict[str, Any]:
     """What `environment` gives, and how a trainer's parts really run: compiled or not, by which kernels, on how much.
 
     Returns:
-        Besides: `compiled`, the paths of compiled modules; `optimizers`, the implementation of each; `loader`, its
+        Besides: `compiled`, the paths of compiled modules; `compiled_adapts`, whether their kernels may depend on which
+        shapes came first; `optimizers`, the implementation of each; `loader`, its
         kind; `batch_size`, `pieces`, `shuffle` and `workers` as the loader tells of them, or None.
     """
     learner, made = trainer.learner, trainer.train.settings()
+    parts = compiled(learner)
+    by_shape = parts == ["model"] and getattr(learner, "compiles_by_shape", False)
     return {
         **environment(learner.device),
-        "compiled": compiled(learner),
+        "compiled": parts,
+        "compiled_adapts": bool(parts) and not by_shape,
         "optimizers": [_of_optimizer(each) for each in learner.optimizers()],
         "loader": type(trainer.train).__name__,
         **{name: made.get(name) for name in ("batch_size", "shuffle", "workers")},

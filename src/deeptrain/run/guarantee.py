@@ -129,9 +129,20 @@ def _of_processes(environment: Mapping[str, Any]) -> list[Reason]:
             )
         )
     if parts := environment.get("compiled"):
-        text = f"torch.compile is at work in {', '.join(parts)}: each process compiles anew, which no test certifies"
-        found.append(Reason(text, "nothing"))
+        found.append(_of_compiling(f"torch.compile is at work in {', '.join(parts)}", environment))
     return found
+
+
+def _of_compiling(what: str, environment: Mapping[str, Any]) -> Reason:
+    if environment.get("compiled_adapts"):
+        return Reason(
+            f"{what}, and adapts its kernels to the shapes that come, which in a run that goes on come in another order: "
+            "SupervisedStep(compile=True) compiles each shape for itself"
+        )
+    return Reason(
+        f"{what}: as long as its forward takes no Python numbers that change, and batches have at most 8 shapes",
+        "nothing",
+    )
 
 
 def _of_loader(environment: Mapping[str, Any]) -> list[Reason]:
@@ -188,6 +199,9 @@ EFFECTS = {
         "its kernels round otherwise", "have {}, by foreach= and fused= of the optimizer"
     ),
     "compiled": _Effect("compiled code rounds otherwise and draws other random numbers", "compile {}"),
+    "compiled_adapts": _Effect(
+        "compiled code may depend on which shapes came first", "compile with dynamic=None: {}"
+    ),
     "batch_size": _Effect("a row's bits depend on how many are computed together", "have batches of {}"),
     "pieces": _Effect("a row's bits depend on what is computed together", "have {}"),
     "world_size": _Effect("gradients are added up over other parts", "start {} processes"),

@@ -81,7 +81,8 @@ class SupervisedStep(Scheduling, Updating):
         precision: "fp32", "bf16" or "fp16", by autocast; fp16 with a `GradScaler`.
         ema: How much of a moving average of the weights stays at each update, such as 0.999; or an `AveragedModel`.
         evaluate_ema: Whether validation and prediction use the averaged weights.
-        compile: Whether to compile the model, or the arguments for it: `{"mode": "reduce-overhead"}`.
+        compile: Whether to compile the model, or the arguments for it: `{"mode": "reduce-overhead"}`. Each shape of a batch is
+            compiled for itself (`dynamic=False`), as what torch makes for many shapes at once depends on which came first.
         on_nonfinite: What is done where a loss or a gradient is NaN or infinite, before it comes into the weights: "stop" raises
             `NonFiniteError`; "skip" counts the iteration and makes no update of it; "rewind" goes back before it and passes
             the batch over (this needs checkpoints); "ignore" does not look.
@@ -90,6 +91,7 @@ class SupervisedStep(Scheduling, Updating):
     Attributes:
         model: The plain model, to which paths lead.
         called: What is called for it; another one where it was given compiled.
+        compiles_by_shape: Whether the model is compiled, for each shape by itself.
         skipped: How many iterations were left out for values that were not finite.
         save_skip: Paths of its state that `trainer.save` leaves out, as `("optimizer.state",)`; none unless they are set.
             A run's own checkpoints hold them all.
@@ -107,6 +109,7 @@ class SupervisedStep(Scheduling, Updating):
 
     save_skip: Sequence[str] = ()
     load_skip: Sequence[str] = ()
+    compiles_by_shape = False
 
     def __init__(
         self,
@@ -156,7 +159,9 @@ class SupervisedStep(Scheduling, Updating):
         self._judged = self.called if self.average is None or not evaluate_ema else self.average.module
         self._compiled = compile
         if compile:
-            self.model.compile(**({} if compile is True else dict(compile)))
+            how = {"dynamic": False} | ({} if compile is True else dict(compile))
+            self.model.compile(**how)
+            self.compiles_by_shape = how["dynamic"] is False
         self.take({"loss": loss, "optimizer": optimizer, "scheduler": scheduler}, scheduler_by)
 
     def take(self, parts: Mapping[str, Any], scheduler_by: Unit | None = None) -> None:
