@@ -28,7 +28,7 @@ def refuse_misfits(train: object, validation: Validation | None, epochs: object,
         raise ValueError(f"epochs={epochs!r}: expected a whole number of passes from 1 up")
     if config is not None and not isinstance(config, dict):
         raise TypeError(f"config={config!r}: expected a dict of values to keep with the run")
-    if validation is not None and validation.loader is train:
+    if validation is not None and any(loader is train for loader in validation.loaders.values()):
         raise ValueError(
             "the train loader is the validation's loader too: make a second one, each has its place"
         )

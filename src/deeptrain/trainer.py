@@ -30,6 +30,7 @@ from deeptrain.control.interrupt import Interrupts, end_by_signal_if_uncaught
 from deeptrain.control.verbs import SteeringVerbs
 from deeptrain.delivery import Delivery
 from deeptrain.evaluation.judging import Judging
+from deeptrain.evaluation.verbs import JudgingVerbs
 from deeptrain.integrations.torch_loader import as_feed
 from deeptrain.introspect.info import Info
 from deeptrain.introspect.verbs import LookingVerbs
@@ -74,7 +75,7 @@ _ENDS |= {WITHOUT_UPDATE[moved]: names for moved, names in _ENDS.items()}
 ONE, NOTHING = Applied(), Applied(updates=0)
 
 
-class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerbs):
+class Trainer(SteeringVerbs, JudgingVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerbs):
     """Trains a step on data, and can be stopped, looked at, saved and continued at any moment.
 
     Args:
@@ -130,9 +131,7 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
         self.learner: Step = step if isinstance(step, Step) else FunctionStep(step)
         self.streams = Streams(self.learner.device)
         self.train = as_feed(train, self.seed)
-        self.judging = Judging(
-            validation, None if validation is None else as_feed(validation.loader, self.seed)
-        )
+        self.judging = Judging(validation, self.seed)
         self.judging.warn_of_shared_rows(self.train)
         begin_at_the_beginning(self.train)
         self.epochs = epochs

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import deeptrain as dt
 from deeptrain.checkpoint.partial import Report
+from deeptrain.evaluation.judgement import Judged, Judgement
 from deeptrain.introspect.info import Info
 
 
@@ -104,7 +105,8 @@ def script() -> None:
     trainer.step(1)
     for event in trainer:
         assert_type(event, dt.Event)
-    assert_type(trainer.validate(), dict[str, float])
+    assert_type(trainer.validate(keep_predictions=True), Judgement)
+    assert_type(trainer.predict(val), Judged)
     assert_type(trainer.info(), Info)
     assert_type(dt.digest(trainer.state_dict()), str)
     trainer.history["val.accuracy"].values.max()

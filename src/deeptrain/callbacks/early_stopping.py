@@ -72,7 +72,7 @@ class EarlyStopping(Callback):
             raise ValueError(
                 "EarlyStopping: this trainer has no validation: give it validation=dt.Validation(loader, ...)"
             )
-        known = sorted({"loss", *validation.metrics})
+        known = validation.names()
         if self.monitor not in known:
             raise ValueError(
                 f"EarlyStopping(monitor={self.monitor!r}) is none of the validation's figures {known}"

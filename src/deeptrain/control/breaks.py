@@ -127,7 +127,7 @@ class Breaks:
 
 def _refuse_unknown(name: str, trainer: Trainer) -> None:
     validation = trainer.judging.validation
-    known = [] if validation is None else [f"val.{figure}" for figure in (*validation.metrics, "loss")]
+    known = [] if validation is None else [f"val.{figure}" for figure in validation.names()]
     if name not in known:
         raise ValueError(
             f"{name}: there is no such figure; there are {', '.join(known) or 'none of a validation'}"

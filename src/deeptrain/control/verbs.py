@@ -97,21 +97,6 @@ class SteeringVerbs(TrainerPart):
         """
         self.records.ask(self._trainer, figures)
 
-    def validate(self) -> dict[str, float]:
-        """Validate now, whole, and leave nothing behind: no record, no events, no random number drawn.
-
-        Returns:
-            The figures by name.
-        """
-        trainer = self._trainer
-        if trainer.delivery.handling is not None:
-            return trainer.judging.now(trainer)
-        try:
-            with trainer.interrupts:
-                return trainer.judging.abortably(trainer, lambda: trainer.judging.now(trainer))
-        finally:
-            self.steering.settle(trainer)  # another thread may have asked for something meanwhile
-
     def pause(self, reason: str = "a pause was requested") -> bool:
         """Ask the running trainer to stop at the next safe point; from a handler or from any thread.
 

@@ -104,6 +104,11 @@ class SetTable:
         present, first = np.unique(sets, return_index=True)
         return tuple(self._part(int(which), rows[sets == which]) for which in present[np.argsort(first)])
 
+    def identify(self, rows: RowIds) -> tuple[list[str], RowIds]:
+        """Name each row's set, and its number there."""
+        sets = np.searchsorted(self._starts, rows, side="right") - 1
+        return [self.names[which] for which in sets.tolist()], rows - self._starts[sets]
+
     def _part(self, which: int, rows: RowIds) -> Rows:
         local = rows - self._starts[which]
         start = int(local[0])

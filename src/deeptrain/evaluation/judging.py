@@ -9,10 +9,13 @@ from __future__ import annotations
 import warnings
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from deeptrain.callbacks.base import Event
-from deeptrain.evaluation.validation import Pass, Validation
+from deeptrain.evaluation.judgement import Judgement
+from deeptrain.evaluation.passing import Pass
+from deeptrain.evaluation.several import Several
+from deeptrain.integrations.torch_loader import as_feed
 from deeptrain.state.progress import Phase
 from deeptrain.step.base import Outcome, figures_of
 from deeptrain.step.parts import put_back, training_flags
@@ -21,14 +24,17 @@ from deeptrain.step.supervised import SupervisedStep
 from deeptrain.step.weights import refuse_unweighable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from deeptrain.data.batch import Batch
     from deeptrain.data.feed import Feed
+    from deeptrain.evaluation.judgement import Judged
+    from deeptrain.evaluation.validation import Validation
     from deeptrain.state.history import History
     from deeptrain.step.base import Step
     from deeptrain.trainer import Trainer
 
+Fed: TypeAlias = "Feed | Several"
 T = TypeVar("T")
 _BOTH_ENDS = ("val_iter_end", "val_batch_end")
 
@@ -39,19 +45,28 @@ class Judging:
     Attributes:
         validation: What to validate on, how and when; None where there is no validation.
         feed: Its data.
+        newest: What the newest pass of this process judged, by the loader's name; empty before the first.
     """
 
-    def __init__(self, validation: Validation | None, feed: Feed | None) -> None:
+    def __init__(self, validation: Validation | None, seed: int) -> None:
         self.validation = validation
-        self.feed = feed
-        if feed is not None:
-            feed.phase = "val"
+        self.feed = None if validation is None else feed_of(validation, seed)
+        if self.feed is not None:
+            self.feed.phase = "val"
+        for feed in self.feeds():
             if getattr(feed, "edits", None):
                 raise ValueError(
                     "the validation's loader has an edited order, which no state of the run holds: make it over the sets to "
                     "validate on, dt.Files(path, sets=...)"
                 )
         self._pass: Pass | None = None
+        self.newest: Mapping[str, Judged] = {}
+
+    def feeds(self) -> list[Feed]:
+        """The data of each of its loaders."""
+        if self.feed is None:
+            return []
+        return [*self.feed.feeds.values()] if isinstance(self.feed, Several) else [self.feed]
 
     def prepare_weights(self, step: Step) -> None:
         """Where the validation is to be weighted, see that the step can do it, and count what is to be counted.
@@ -69,21 +84,25 @@ class Judging:
             )
         if isinstance(step, SupervisedStep):
             refuse_unweighable(step.loss)
-        self.validation.row_weights = self.validation.row_weights.counted(self.feed, step.ignored_class)
+        self.validation.row_weights = self.validation.row_weights.counted(
+            *self.feeds(), ignored=step.ignored_class
+        )
 
     def warn_of_shared_rows(self, train: Feed) -> None:
         """Say where rows are trained on and validated on, so that the figures look better than they are."""
-        mine, theirs = getattr(self.feed, "source", None), getattr(train, "source", None)
-        if mine is None or theirs is None:
-            return
-        from deeptrain.data.files import shared_rows  # noqa: PLC0415 - who has no files does not pay for their readers
+        theirs = getattr(train, "source", None)
+        for feed in self.feeds():
+            mine = getattr(feed, "source", None)
+            if mine is None or theirs is None:
+                continue
+            from deeptrain.data.files import shared_rows  # noqa: PLC0415 - who has no files does not pay for their readers
 
-        if shared := shared_rows(mine, theirs):
-            warnings.warn(
-                f"{shared} of the {mine.n_rows} validation rows are trained on too, so that validation's figures are "
-                "better than they would be on new data: split the sets, Files(path, sets=...)",
-                stacklevel=4,
-            )
+            if shared := shared_rows(mine, theirs):
+                warnings.warn(
+                    f"{shared} of the {mine.n_rows} validation rows are trained on too, so that validation's figures are "
+                    "better than they would be on new data: split the sets, Files(path, sets=...)",
+                    stacklevel=4,
+                )
 
     def key(self, trainer: Trainer) -> tuple[int | str, ...]:
         """What the random streams of the present piece are seeded from."""
@@ -94,7 +113,7 @@ class Judging:
     def _pass_key(trainer: Trainer) -> tuple[int | str, ...]:
         return (trainer.seed, "validation", trainer.progress.validation.passes)
 
-    def _parts(self) -> tuple[Validation, Feed]:
+    def _parts(self) -> tuple[Validation, Fed]:
         if self.validation is None or self.feed is None:
             raise ValueError("this trainer has no validation: give it validation=dt.Validation(loader, ...)")
         return self.validation, self.feed
@@ -127,7 +146,7 @@ class Judging:
         Raises:
             ValueError: There is not.
         """
-        known = [] if self.validation is None else sorted({"loss", *self.validation.metrics})
+        known = [] if self.validation is None else self.validation.names()
         if name is not None and name not in known:
             raise ValueError(f"scheduler_on={name!r}: expected one of the validation's figures {known}")
 
@@ -171,7 +190,8 @@ class Judging:
         """Compute one piece, and say how it is to be committed."""
         validation, feed = self._parts()
         if self._pass is None:
-            begun = Pass(validation, feed, trainer.learner, trainer.streams, self._pass_key(trainer))
+            self.newest, key = {}, self._pass_key(trainer)
+            begun = Pass(validation, feed, trainer.learner, trainer.streams, key=key, place=trainer.run.path)
             begun.catch_up(trainer.progress.validation.batches)
             self._pass = begun
         if not self._pass.ended:
@@ -187,7 +207,7 @@ class Judging:
         pieces: list[tuple[Batch, Outcome]],
         figures: list[dict[str, Any]],
     ) -> None:
-        run.gather(pieces)
+        run.gather()
         progress = trainer.progress
         progress.phase = Phase.VALIDATE
         progress.validation.batches += 1
@@ -202,7 +222,8 @@ class Judging:
             trainer.delivery.put(names, event, first=True)
 
     def _end(self, trainer: Trainer, validation: Validation, figures: dict[str, float]) -> None:
-        self._pass = None
+        if self._pass is not None:
+            self.newest, self._pass = self._pass.parts, None
         progress = trainer.progress
         progress.phase = Phase.TRAIN
         progress.validation.passes += 1
@@ -217,15 +238,13 @@ class Judging:
         trainer.delivery.put(("val_end",), event, first=True)
         trainer.display.on_validation(trainer, figures)
 
-    def now(self, trainer: Trainer) -> dict[str, float]:
+    def now(self, trainer: Trainer, *, keep: bool = False) -> Judgement:
         """Make a whole pass that leaves nothing behind. See `Trainer.validate`."""
         validation, feed = self._parts()
         place = feed.position
-        key = (trainer.seed, "validate", trainer.progress.validation.passes)
-        whole = Pass(validation, feed, trainer.learner, trainer.streams, key)
         try:
-            whole.catch_up()
-            return whole.figures()
+            whole = whole_pass(trainer, validation, feed)
+            return Judgement(whole.figures(), whole.parts if keep else {})
         finally:
             feed.seek(epoch=place.epoch, batch=place.batch)
 
@@ -249,3 +268,24 @@ class Judging:
         """End the loader's workers."""
         if self.feed is not None:
             self.feed.close()
+
+
+def feed_of(validation: Validation, seed: int) -> Fed:
+    """The data of a validation as the trainer asks for it.
+
+    Args:
+        validation: Whose.
+        seed: The seed for what is no `BatchLoader`, which has its own.
+    """
+    feeds = {name: as_feed(loader, seed) for name, loader in validation.loaders.items()}
+    if validation.limit is None and "" in feeds:
+        return feeds[""]
+    return Several(feeds, validation.limit)
+
+
+def whole_pass(trainer: Trainer, validation: Validation, feed: Fed) -> Pass:
+    """Evaluate all batches, with random numbers that the run's own passes do not see."""
+    key = (trainer.seed, "validate", trainer.progress.validation.passes)
+    whole = Pass(validation, feed, trainer.learner, trainer.streams, key=key, place=trainer.run.path)
+    whole.catch_up()
+    return whole

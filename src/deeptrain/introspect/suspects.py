@@ -64,7 +64,7 @@ def _things(trainer: Trainer) -> Iterator[tuple[str, Any]]:
             yield f"model.{name}".rstrip("."), part
     for name, callback in trainer.handlers.by_name.items():
         yield f"callbacks.{name}", callback
-    for name, feed in (("train", trainer.train), ("validation", trainer.judging.feed)):
+    for name, feed in (("train", trainer.train), *(("validation", feed) for feed in trainer.judging.feeds())):
         if type(feed).__name__ == "StatefulFeed":
             continue  # it has a state of its own, which is saved
         dataset, where = getattr(feed, "dataset", getattr(feed, "source", None)), f"data.{name}"

@@ -101,8 +101,9 @@ class _Before:
 
     def close(self, trainer: Trainer) -> None:
         """Let go of the files and processes of loaders that are no longer used."""
-        for old in (self.kept["train"], self.kept["judging"].feed):
-            if old is not None and old is not trainer.train and old is not trainer.judging.feed:
+        used = (trainer.train, *trainer.judging.feeds())
+        for old in (self.kept["train"], *self.kept["judging"].feeds()):
+            if not any(old is one for one in used):
                 old.close()
 
 
@@ -183,12 +184,13 @@ def _replace(trainer: Trainer, parts: dict[str, Any], scheduler_by: Any) -> list
     settings = dict(trainer.settings)
     train = as_feed(parts["train"], trainer.seed) if "train" in parts else trainer.train
     if "validation" in parts:
-        validation = parts["validation"]
-        feed = None if validation is None else as_feed(validation.loader, trainer.seed)
-        trainer.judging = Judging(validation, feed)
+        trainer.judging = Judging(parts["validation"], trainer.seed)
         trainer.judging.refuse_unknown_best(trainer.checkpoints.best)
     judged = trainer.judging.validation
-    if train is trainer.judging.feed or (judged is not None and judged.loader is parts.get("train")):
+    loaders = () if judged is None else judged.loaders.values()
+    if any(train is one for one in (*trainer.judging.feeds(), *loaders)) or any(
+        one is parts.get("train") for one in loaders
+    ):
         raise ValueError(
             "the train loader would be the validation's loader too: make a second one, each has its place"
         )

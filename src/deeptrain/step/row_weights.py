@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -88,13 +89,13 @@ class RowWeights:
     def __repr__(self) -> str:
         return f"RowWeights({self.settings()})"
 
-    def counted(self, feed: Feed, ignored: int | None = None) -> RowWeights:
-        """Give these weights with the classes of a loader's source counted, where they are to be balanced.
+    def counted(self, *feeds: Feed, ignored: int | None = None) -> RowWeights:
+        """Give these weights with the classes of the loaders' sources counted, where they are to be balanced.
 
         All rows of the source count, once each, however the order of the loader is edited.
 
         Args:
-            feed: The loader.
+            feeds: The loaders.
             ignored: The label that the loss leaves out.
 
         Raises:
@@ -104,7 +105,7 @@ class RowWeights:
         if not self.is_balanced:
             return self
         found: dict[int, int] = {}
-        for labels in every_label(feed):
+        for labels in chain.from_iterable(map(every_label, feeds)):
             values, counts = torch.unique(classes_of(labels), return_counts=True)
             for value, count in zip(values.tolist(), counts.tolist(), strict=True):
                 found[value] = found.get(value, 0) + count

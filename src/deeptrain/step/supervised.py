@@ -188,7 +188,7 @@ class SupervisedStep(Scheduling, Updating):
 
     def count_labels(self, feed: Feed) -> None:
         """Count the labels of the train loader, where `class_weights="balanced"`. See `RowWeights.counted`."""
-        self.row_weights = self.row_weights.counted(feed, self.ignored_class)
+        self.row_weights = self.row_weights.counted(feed, ignored=self.ignored_class)
 
     def bind(self, begin_commit: Callable[[], None]) -> None:
         """Take what is called where an optimizer with a closure begins. See `Step`."""
@@ -326,7 +326,7 @@ class SupervisedStep(Scheduling, Updating):
             if self.loss is None:
                 return Outcome(*parted(self.model, call(self._judged, inputs, targets)))
             predictions = self._judged(inputs)
-            return Outcome(self.loss(predictions, targets), predictions)
+            return Outcome(None if targets is None else self.loss(predictions, targets), predictions)
 
     def loss_over(self, predictions: Any, targets: Any) -> float | None:
         """The loss over predictions and targets of a whole pass, in one call. See `Step`."""
@@ -340,6 +340,15 @@ class SupervisedStep(Scheduling, Updating):
         with evaluating(self.modules()), self.precision.autocast():
             placed = self._to_device(predictions), self._to_device(targets)
             return float(weighted_loss(self.loss, *placed, weights.to(self.device)))
+
+    def share_of(self, targets: Any, rows: int) -> float | None:
+        """What the loss over some rows is the mean of: the rows that count, by their classes' weights; None of a sum.
+
+        Args:
+            targets: The rows' targets.
+            rows: How many there are.
+        """
+        return counted_rows(self.loss, targets, rows) if self._means else None
 
     def modules(self) -> Iterable[nn.Module]:
         """The model, and the loss where it is a module. See `Step`."""

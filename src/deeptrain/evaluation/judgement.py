@@ -1,0 +1,184 @@
+"""What a pass has found: `Judged`, the predictions of one loader's rows, and `Judgement`, the figures with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deeptrain.evaluation.gathered import Gathered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    import torch
+
+    from deeptrain.data.batch import RowIds, Rows, SetTable
+
+
+@dataclass(frozen=True)
+class JudgedBatch:
+    """One batch of a pass.
+
+    Attributes:
+        index: Its place in the pass.
+        loss: Its loss, the mean of its rows; None where the step gives none.
+        sources: The sets and rows that it was made of.
+        start: From which row of the pass on its rows are,
+        stop: and up to which.
+    """
+
+    index: int
+    loss: float | None
+    sources: tuple[Rows, ...]
+    start: int
+    stop: int
+
+
+class Judged:
+    """Predictions, targets and identity of the rows of one validation loader, in the order in which they were judged.
+
+    Past the bound of memory they lie in files without a name, and are mapped.
+
+    Args:
+        name: The loader's name; "" where it has none.
+        memory: How many bytes may be held.
+        place: The directory of the files; the system's own for temporary files where it is None.
+
+    Attributes:
+        name: The loader's name.
+        table: Names the rows' sets; None where there are no names.
+    """
+
+    def __init__(self, name: str, memory: int, place: Path | None) -> None:
+        self.name = name
+        self.table: SetTable | None = None
+        self._gathered = Gathered(memory, place)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._gathered.forget()
+        self._indices: list[int] = []
+        self._losses: list[float | None] = []
+        self._staged: tuple[int, float | None] | None = None
+        self._whole: dict[str, Any] | None = None
+
+    def stage(
+        self, index: int, pieces: list[dict[str, Any]], loss: float | None, table: SetTable | None
+    ) -> None:
+        """Take a batch without counting it yet; see `Gathered.stage` for what it may raise."""
+        self.table = table
+        self._gathered.stage(pieces, sum(len(piece["rows"]) for piece in pieces))
+        self._staged = index, loss
+
+    def commit(self) -> None:
+        """Count what was staged."""
+        assert self._staged is not None
+        self._gathered.commit()
+        index, loss = self._staged
+        self._indices.append(index)
+        self._losses.append(loss)
+        self._staged = self._whole = None
+
+    def __len__(self) -> int:
+        return self._gathered.rows
+
+    def __repr__(self) -> str:
+        return f"Judged(rows={len(self)}, batches={len(self._indices)})"
+
+    def _get(self, name: str) -> Any:
+        if self._whole is None:
+            self._whole = self._gathered.whole()
+        return self._whole.get(name)
+
+    @property
+    def spilled(self) -> bool:
+        """Whether the rows lie in files."""
+        return self._gathered.spilled
+
+    @property
+    def predictions(self) -> Any:
+        """What the model gave: a tensor `(rows, ...)` on the CPU, or tensors nested in tuples, lists, dicts."""
+        return self._get("predictions")
+
+    @property
+    def targets(self) -> Any:
+        """What it should have given, likewise; None where the data has no targets."""
+        return self._get("targets")
+
+    @property
+    def weights(self) -> torch.Tensor | None:
+        """What each row counts, `(rows,)`; None where all count alike."""
+        found: torch.Tensor | None = self._get("weights")
+        return found
+
+    @property
+    def rows(self) -> RowIds:
+        """The rows' numbers in the loader's source, int64 `(rows,)`."""
+        found = self._get("rows")
+        return np.zeros(0, np.int64) if found is None else found.numpy()
+
+    @property
+    def sets(self) -> list[str]:
+        """The name of each row's set; empty where there are no names."""
+        return [] if self.table is None else self.table.identify(self.rows)[0]
+
+    @property
+    def batches(self) -> list[JudgedBatch]:
+        """The batches, in order."""
+        return list(self._batches())
+
+    def _batches(self) -> Iterator[JudgedBatch]:
+        start, rows = 0, self.rows
+        for index, loss, stop in zip(self._indices, self._losses, self._gathered.ends, strict=True):
+            known = self.table is not None and stop > start
+            sources = self.table.locate(rows[start:stop]) if known and self.table is not None else ()
+            yield JudgedBatch(index, loss, sources, start, stop)
+            start = stop
+
+    def worst_batches(self, number: int = 5) -> list[JudgedBatch]:
+        """The batches with the highest loss, the highest first; those that are not finite before all others."""
+        known = [batch for batch in self._batches() if batch.loss is not None]
+
+        def height(batch: JudgedBatch) -> float:
+            assert batch.loss is not None
+            return batch.loss if np.isfinite(batch.loss) else np.inf
+
+        return sorted(known, key=height, reverse=True)[:number]
+
+
+class Judgement(dict[str, float]):
+    """The figures of a pass by name, and what they were made of.
+
+    Args:
+        figures: They.
+        parts: What was judged, by the loader's name.
+
+    Attributes:
+        parts: What was judged, by the loader's name; "" where there is one that has none. Empty where nothing was to be kept.
+
+    Example:
+        `trainer.validate(keep_predictions=True).judged.worst_batches()`
+    """
+
+    def __init__(self, figures: Mapping[str, float], parts: Mapping[str, Judged]) -> None:
+        super().__init__(figures)
+        self.parts = dict(parts)
+
+    @property
+    def judged(self) -> Judged:
+        """What was judged, of the only loader.
+
+        Raises:
+            ValueError: There are several, or nothing was kept.
+        """
+        if len(self.parts) == 1:
+            return next(iter(self.parts.values()))
+        if self.parts:
+            raise ValueError(
+                f"there are several validation loaders: take parts[name] of one of {list(self.parts)}"
+            )
+        raise ValueError("nothing was kept: ask with trainer.validate(keep_predictions=True)")
