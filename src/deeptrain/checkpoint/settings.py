@@ -23,6 +23,7 @@ class Checkpoints:
         every: By a count or by the clock.
         keep: How many of the newest are kept.
         best: How many of the best by the key metric are kept besides. NaN is never best; of equal ones the earliest is.
+            A validation that gives a new best is followed by a checkpoint, before an older one goes.
         each: Which are kept for good besides: of each stretch of that length the first. `10` counts checkpoints,
             `Every(epochs=10)` and the like what was completed, `Every(seconds=3600)` the hours of the clock.
         most_bytes: What all of them may take together on disk once the newest is there (while it is written it comes

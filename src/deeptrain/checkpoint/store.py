@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deeptrain.checkpoint.files import TEMPORARY, CheckpointError, sync_directory, temporary_beside
 from deeptrain.checkpoint.format import Whole, read_whole, write_checkpoint
-from deeptrain.checkpoint.keeping import MODES, Choice, Facts, Keeping, choose, look
+from deeptrain.checkpoint.keeping import MODES, Choice, Facts, Keeping, best_of, choose, look
 from deeptrain.checkpoint.line import Line
 from deeptrain.checkpoint.manifest import MANIFEST
-from deeptrain.checkpoint.pointers import move_pointers
+from deeptrain.checkpoint.pointers import BEST, move_pointers
 from deeptrain.checkpoint.reading import CorruptCheckpoint, Reader
 from deeptrain.state.cadence import Every
 
@@ -223,6 +223,33 @@ class CheckpointStore:
                     passed_over.append((path, error.what))
             if self.paths() == present:  # else the run that writes here removed what was being read
                 raise CheckpointError(self._nothing(passed_over))
+
+    def best(self, *, history: bool = True) -> Newest:
+        """Read the best whole checkpoint by the key metric, of the branch that the run is on.
+
+        Where the best cannot be read the next best is taken, and `passed_over` says so.
+
+        Args:
+            history: As for `newest`.
+
+        Raises:
+            CheckpointError: There is none.
+        """
+        line = self.newest(history=False).line
+        kept = (self.directory / BEST).exists()  # else the best of the run may be gone
+        known = [facts for facts in self.facts() if kept and facts.readable and self._is_on(facts.path, line)]
+        passed_over: list[tuple[Path, str]] = []
+        for facts in best_of(known, len(known)):
+            try:
+                tree, info, chain = _read(facts.path, history=history)
+            except CorruptCheckpoint as error:
+                passed_over.append((facts.path, error.what))
+            else:
+                return Newest(facts.path, tree, info, passed_over, line, chain)
+        raise CheckpointError(
+            f"{self.directory}: no checkpoint bears a figure to be the best by: train with dt.Checkpoints(best=1), and "
+            'dt.Validation(..., key_metric=..., mode="max" or "min")'
+        )
 
     def _is_on(self, path: Path, line: Line) -> bool:
         facts = self._facts(path)  # of one that cannot be read the reason is told where it is read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -31,6 +31,7 @@ def load_weights(
     *,
     strict: bool = True,
     rename: Mapping[str, str] | Callable[[str], str | None] | None = None,
+    which: Literal["newest", "best"] = "newest",
 ) -> list[str]:
     """Load a model's saved parameters and buffers. Nothing is changed where they do not fit.
 
@@ -45,6 +46,8 @@ def load_weights(
         rename: The model's names for the saved ones: beginnings that are replaced, up to a dot, such as
             `{"module": ""}` or `{"backbone": "encoder"}`, of which the longest counts; or a function from the saved
             name to the model's, None for what is left out.
+        which: Of a run's directory the "newest" whole checkpoint, or the "best" by the validation's key metric; of equal ones
+            the earliest. The run keeps it under `Checkpoints(best=1)`.
 
     Returns:
         The names of the model's parameters and buffers that were not loaded; none if `strict`.
@@ -52,7 +55,7 @@ def load_weights(
     Raises:
         ValueError: They do not fit; the message lists by path what is missing, unexpected, or of another shape. Or a
             file holds something else than tensors by name; the message names it.
-        CheckpointError: There is no whole checkpoint.
+        CheckpointError: There is no whole checkpoint, or no best one.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -60,7 +63,7 @@ def load_weights(
         ['bias']
     """
     expected = model.state_dict()
-    place, found = _found(source, expected)
+    place, found = _found(source, expected, which)
     if rename is not None:
         found = renamed(found, rename, place)
     _add_tied(found, expected)
@@ -72,7 +75,7 @@ def load_weights(
     return missing
 
 
-def _found(source: Any, expected: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _found(source: Any, expected: dict[str, Any], which: str) -> tuple[str, dict[str, Any]]:
     """The saved values by name, and what the source is called in messages."""
     if hasattr(source, "items"):
         return "the given state dict", checked(source, "the given state dict")
@@ -83,16 +86,19 @@ def _found(source: Any, expected: dict[str, Any]) -> tuple[str, dict[str, Any]]:
                 f"{path}: found a file, expected one of weights ({', '.join(SUFFIXES)}) or a directory"
             )
         return str(path), read_weights(path)
-    place, tree = _read(path)
+    place, tree = _read(path, which)
     if type(tree) not in CONTAINERS or "model" not in tree:
         raise ValueError(f"{place}: the state has no part named 'model', so there are no weights to load")
     return str(place), _by_name(tree["model"], expected)
 
 
-def _read(source: Path) -> tuple[Path, Any]:
+def _read(source: Path, which: str) -> tuple[Path, Any]:
+    if which not in {"newest", "best"}:
+        raise ValueError(f'which={which!r}: expected "newest" or "best"')
     if (source / "checkpoints").is_dir():
-        newest = CheckpointStore(source / "checkpoints").newest(history=False)
-        return newest.path, newest.tree
+        store = CheckpointStore(source / "checkpoints")
+        found = store.newest(history=False) if which == "newest" else store.best(history=False)
+        return found.path, found.tree
     if not (source / MANIFEST).exists():
         raise CheckpointError(
             f"{source}: found neither a run's directory (with checkpoints/ in it) nor a checkpoint's "

@@ -11,12 +11,14 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+import numpy as np
+
 from deeptrain.callbacks.base import Event
 from deeptrain.evaluation.judgement import Judgement
 from deeptrain.evaluation.passing import Pass
 from deeptrain.evaluation.several import Several
 from deeptrain.integrations.torch_loader import as_feed
-from deeptrain.state.progress import Phase
+from deeptrain.state.progress import Phase, Task
 from deeptrain.step.base import Outcome, figures_of
 from deeptrain.step.parts import put_back, training_flags
 from deeptrain.step.row_weights import WeighsPasses
@@ -124,6 +126,15 @@ class Judging:
             return {}
         key = history.last(f"val.{self.validation.key_metric}")
         return {} if key is None else {"key": key, "mode": self.validation.mode}
+
+    def _is_new_best(self, history: History) -> bool:
+        """Whether the key metric's newest value is better than all before; NaN never is, and the first value always."""
+        assert self.validation is not None
+        values = history[f"val.{self.validation.key_metric}"].values
+        known = values[:-1][~np.isnan(values[:-1])]
+        if not len(known):
+            return not np.isnan(values[-1])
+        return bool(values[-1] > known.max() if self.validation.mode == "max" else values[-1] < known.min())
 
     def refuse_unknown_best(self, best: int) -> None:
         """See that it is known which checkpoints are the best, where some of them are to be kept.
@@ -236,6 +247,8 @@ class Judging:
         event = Event("val_end", at, progress.train.epochs, None, None, dict(figures), ("val_end",))
         event.replaying = at <= trainer.run.replay_until
         trainer.delivery.put(("val_end",), event, first=True)
+        if trainer.checkpoints.best and self._is_new_best(trainer.history):
+            trainer.progress.pending.append(Task("checkpoint"))
         trainer.display.on_validation(trainer, figures)
 
     def now(self, trainer: Trainer, *, keep: bool = False) -> Judgement:
