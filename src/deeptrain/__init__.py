@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from deeptrain.callbacks.display import Display
     from deeptrain.callbacks.early_stopping import EarlyStopping
     from deeptrain.callbacks.learning_rate_log import LearningRateLog
+    from deeptrain.callbacks.ledger import Ledger
     from deeptrain.callbacks.seed_setter import SeedSetter
     from deeptrain.callbacks.throughput import Throughput
     from deeptrain.callbacks.time_limit import TimeLimit
@@ -79,6 +80,7 @@ _LATER = {
     "DeviceStats": "deeptrain.callbacks.device_stats",
     "EarlyStopping": "deeptrain.callbacks.early_stopping",
     "LearningRateLog": "deeptrain.callbacks.learning_rate_log",
+    "Ledger": "deeptrain.callbacks.ledger",
     "SeedSetter": "deeptrain.callbacks.seed_setter",
     "Throughput": "deeptrain.callbacks.throughput",
     "TimeLimit": "deeptrain.callbacks.time_limit",
@@ -137,6 +139,7 @@ __all__ = [
     "FromDataset",
     "Interrupted",
     "LearningRateLog",
+    "Ledger",
     "Logger",
     "MLflowLogger",
     "NonFiniteError",

@@ -1,4 +1,4 @@
-"""The command line: `deeptrain demo | info | log | diff | prove | replay | convert | verify`; for what is asked of a run see
+"""The command line: `deeptrain demo | info | log | diff | prove | replay | worst | convert | verify`; for what is asked of a run see
 `asking_cli`.
 """
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from deeptrain.checkpoint.verify_cli import add_verify
 from deeptrain.data.convert_cli import add_convert
+from deeptrain.evaluation.worst_cli import add_worst
 from deeptrain.run.asking_cli import add_asking
 from deeptrain.run.replay_cli import add_replay
 
@@ -53,6 +54,7 @@ _RUNS = {
     "log": ("path",),
     "verify": ("path",),
     "replay": ("path",),
+    "worst": ("path",),
     "diff": ("one", "two"),
 }
 
@@ -98,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     add_convert(commands)
     add_verify(commands)
     add_replay(commands)
+    add_worst(commands)
     add_asking(commands)
     return parser
 

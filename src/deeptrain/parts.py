@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Literal
 
+from deeptrain.callbacks.ledger import Ledger
 from deeptrain.callbacks.recover import Recover
 from deeptrain.state.cadence import Due
 
@@ -46,10 +47,13 @@ def begin_at_the_beginning(train: Feed) -> None:
         train.seek(epoch=0)
 
 
-def of_step(learner: Step) -> list[Callback]:
-    """The callbacks that a step's settings ask for."""
+def asked_for(learner: Step, validation: Validation | None) -> list[Callback]:
+    """The callbacks that a step's and a validation's settings ask for."""
     watch = getattr(learner, "watch", None)
-    return [Recover()] if watch is not None and watch.policy == "rewind" else []
+    found: list[Callback] = [Recover()] if watch is not None and watch.policy == "rewind" else []
+    if validation is not None and validation.ledger:
+        found.append(Ledger(train=False))
+    return found
 
 
 def dues(validate: Every | None, save: Every | None) -> Dues:

@@ -35,7 +35,7 @@ from deeptrain.integrations.torch_loader import as_feed
 from deeptrain.introspect.info import Info
 from deeptrain.introspect.verbs import LookingVerbs
 from deeptrain.loggers.feeding import Loggers
-from deeptrain.parts import begin_at_the_beginning, dues, of_step, refuse_misfits
+from deeptrain.parts import asked_for, begin_at_the_beginning, dues, refuse_misfits
 from deeptrain.run.checkpointing import NEVER
 from deeptrain.run.exchanging import ReplacingVerbs
 from deeptrain.run.record import plain
@@ -139,7 +139,7 @@ class Trainer(SteeringVerbs, JudgingVerbs, ReplacingVerbs, TimeVerbs, SavingVerb
         self.checkpoints = checkpoints or Checkpoints()
         self.judging.refuse_unknown_best(self.checkpoints.best)
         self.judging.refuse_unknown_figure(getattr(self.learner, "scheduler_on", None))
-        self.handlers = Handlers(callbacks, of_step(self.learner))
+        self.handlers = Handlers(callbacks, asked_for(self.learner, validation))
         self.display = verbosity if isinstance(verbosity, Display) else Display(verbosity)
         self.loggers = Loggers(loggers)
         self.progress = Progress()

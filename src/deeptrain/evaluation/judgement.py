@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deeptrain.data.batch import map_tensors
 from deeptrain.evaluation.gathered import Gathered
 
 if TYPE_CHECKING:
@@ -108,6 +109,10 @@ class Judged:
     def targets(self) -> Any:
         """What it should have given, likewise; None where the data has no targets."""
         return self._get("targets")
+
+    def cut(self, part: slice) -> tuple[Any, Any]:
+        """Predictions and targets of some of the rows."""
+        return tuple(map_tensors(tree, lambda t: t[part]) for tree in (self.predictions, self.targets))
 
     @property
     def weights(self) -> torch.Tensor | None:

@@ -37,6 +37,8 @@ class Validation:
         join: How the predictions of a series' windows are put together before they are scored: "mean", by the windows'
             weights; "last", the last window alone; "later", the first once, the second twice and so on. None scores each
             window by itself.
+        ledger: Whether to write down the loss of every row in each pass, for `deeptrain worst RUN`; see `Ledger`, which does it for
+            training too.
         class_weights: A weight in the validation loss for the rows of each class, `{0: 3, 1: 1}`, or `"balanced"`, counted
             from this loader's labels. See `RowWeights`. Where these or `sample_weight` are given, the weights that batches
             have, as of windows, count in the loss too; without, it counts all rows alike.
@@ -69,6 +71,7 @@ class Validation:
         limit: int | None = None,
         memory: int = MEMORY,
         join: Join | None = None,
+        ledger: bool = False,
         class_weights: ClassWeights = None,
         sample_weight: SampleWeight = None,
     ) -> None:
@@ -77,7 +80,7 @@ class Validation:
                 f"metrics={metrics!r}: expected functions by name, such as {{'accuracy': accuracy}}"
             )
         self.loader = loader
-        self.limit, self.memory, self.join = limit, memory, join
+        self.limit, self.memory, self.join, self.ledger = limit, memory, join, ledger
         self.loaders = _by_name(loader)
         self.metrics = dict(metrics or {})
         self.key_metric = self._key(key_metric)

@@ -12,7 +12,7 @@ from deeptrain.callbacks.handlers import Handlers
 from deeptrain.control.change import steer_edits
 from deeptrain.evaluation.judging import Judging
 from deeptrain.integrations.torch_loader import as_feed
-from deeptrain.parts import of_step
+from deeptrain.parts import asked_for
 from deeptrain.run.fingerprint import compare
 from deeptrain.run.record import plain
 from deeptrain.state.progress import Phase
@@ -202,7 +202,9 @@ def _replace(trainer: Trainer, parts: dict[str, Any], scheduler_by: Any) -> list
         trainer.judging.warn_of_shared_rows(train)
         settings["data"] = _data_settings(trainer, settings["data"], parts)
     if "callbacks" in parts:
-        trainer.handlers = Handlers(parts["callbacks"], of_step(trainer.learner))
+        trainer.handlers = Handlers(
+            parts["callbacks"], asked_for(trainer.learner, trainer.judging.validation)
+        )
     settings["step"] = plain(_replace_of_step(trainer, parts, scheduler_by, settings["step"]))
     if not _COUNTED_BY.isdisjoint(parts) or "validation" in parts:
         trainer.judging.prepare_weights(trainer.learner)

@@ -14,6 +14,8 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
 # Torch's losses whose mean leaves out what is ignored, and divides by the classes' weights.
 OVER_CLASSES = (
     functional.cross_entropy,
@@ -56,6 +58,30 @@ def weighted_loss(
         with torch.no_grad():
             _check(loss, predictions, targets, each.sum() / divisor, each)
     return (each * weights.to(each.dtype).reshape(-1, *[1] * (each.dim() - 1))).sum() / divisor
+
+
+def row_losses(loss: Any, predictions: Any, targets: Any) -> NDArray[Any]:
+    """Each row's loss: the mean of its elements' where it has several.
+
+    Args:
+        loss: One of torch's losses, or a function that has their `reduction`.
+        predictions: What the loss takes first, `(rows, ...)`.
+        targets: What it takes second.
+
+    Returns:
+        float32 of shape `(rows,)`.
+
+    Raises:
+        TypeError: The loss has no value for each row.
+    """
+    if loss is None or _setting(loss, "reduction") not in REDUCTIONS:
+        raise TypeError(
+            f"the loss {_name(loss)} has no value for each row: give one of torch's losses, or a function (predictions, targets, reduction='mean')"
+        )
+    with torch.no_grad():
+        each = _each(loss, predictions, targets)[0]
+        found: NDArray[Any] = each.reshape(len(each), -1).mean(1).float().cpu().numpy()
+    return found
 
 
 def refuse_unweighable(loss: Any) -> None:
