@@ -1,4 +1,4 @@
-"""The command line: `deeptrain demo | info | log | diff | prove | replay | worst | convert | verify`; for what is asked of a run see
+"""The command line: `deeptrain demo | info | log | diff | prove | replay | evaluate | worst | convert | verify`; for what is asked of a run see
 `asking_cli`.
 """
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from deeptrain.checkpoint.verify_cli import add_verify
 from deeptrain.data.convert_cli import add_convert
 from deeptrain.evaluation.worst_cli import add_worst
+from deeptrain.run.appraisal_cli import add_evaluate
 from deeptrain.run.asking_cli import add_asking
 from deeptrain.run.replay_cli import add_replay
 
@@ -55,6 +56,7 @@ _RUNS = {
     "verify": ("path",),
     "replay": ("path",),
     "worst": ("path",),
+    "evaluate": ("path",),
     "diff": ("one", "two"),
 }
 
@@ -101,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     add_verify(commands)
     add_replay(commands)
     add_worst(commands)
+    add_evaluate(commands)
     add_asking(commands)
     return parser
 

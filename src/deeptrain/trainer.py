@@ -221,6 +221,8 @@ class Trainer(SteeringVerbs, JudgingVerbs, ReplacingVerbs, TimeVerbs, SavingVerb
             self.steering.settle(self)
 
     def _run(self, counter: str, goal: int, *, stop: bool) -> None:
+        if self.run.appraisal is not None:
+            raise self.run.appraisal.make(self)
         with self.interrupts:
             try:
                 self._start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from deeptrain.evaluation.gathered import Gathered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from os import PathLike
 
     import torch
 
@@ -143,6 +144,23 @@ class Judged:
             sources = self.table.locate(rows[start:stop]) if known and self.table is not None else ()
             yield JudgedBatch(index, loss, sources, start, stop)
             start = stop
+
+    def to_parquet(self, path: str | PathLike[str]) -> None:
+        """Write the rows as a table for other tools. See `write_predictions` for its columns.
+
+        Args:
+            path: The file; one that is there is replaced, in one step.
+
+        Raises:
+            ValueError: pyarrow is not installed.
+            TypeError: Predictions hold something else than tensors.
+
+        Example:
+            `trainer.predict(test).to_parquet("predictions.parquet")`
+        """
+        from deeptrain.evaluation.predictions_file import write_predictions  # noqa: PLC0415 - few write one
+
+        write_predictions(self, Path(path))
 
     def worst_batches(self, number: int = 5) -> list[JudgedBatch]:
         """The batches with the highest loss, the highest first; those that are not finite before all others."""

@@ -49,7 +49,7 @@ def _replay(parsed: argparse.Namespace) -> int:
     travel = Travel(str(run.path.resolve()), counter, count, not parsed.without_interventions, into)
     travel.start()  # what cannot be come to is said before a script is started
     before = RunDirectory.find(run.path.parent, into)
-    command = [sys.executable, *(parsed.script or _recorded_command(run.path))]
+    command = [sys.executable, *(parsed.script or recorded_command(run.path))]
     ended = subprocess.run(command, env={**os.environ, **travel.as_variable()}, check=False)  # noqa: S603 - the user's own
     made = [path for path in RunDirectory.find(run.path.parent, into) if path not in before]
     if not made or not (made[0] / "record" / REPORT).is_file():
@@ -63,7 +63,7 @@ def _replay(parsed: argparse.Namespace) -> int:
     return 0 if report["identical"] or parsed.without_interventions else 1
 
 
-def _recorded_command(run: Path) -> list[str]:
+def recorded_command(run: Path) -> list[str]:
     """How the run's newest start was made.
 
     Raises:

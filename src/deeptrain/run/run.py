@@ -21,6 +21,7 @@ from deeptrain.checkpoint.line import Line
 from deeptrain.control.journal import Journal
 from deeptrain.control.mailbox import NAME, SUPPORTED, Mailbox
 from deeptrain.run import branches, detours, holding, leaving, replaced
+from deeptrain.run.appraisal import Appraisal
 from deeptrain.run.checkpointing import NEVER, Checkpointing
 from deeptrain.run.journalling import Journalling
 from deeptrain.run.loading import read_state
@@ -53,6 +54,7 @@ class Run:
         standing: What the run still has of the promise.
         line: The branch that it is on.
         replay_until: Up to which count of iterations a process that died had come before.
+        appraisal: What the process is to judge in place of training, or None.
         travel: The point of another run that it is to come to, or None.
         proof: What `deeptrain prove` has it note, where that started the process.
         unsaved: The trainer, while it has something to save: a run that is done must not keep its model alive.
@@ -70,6 +72,7 @@ class Run:
         self.standing = Standing()
         self.line = Line()
         self.replay_until = 0
+        self.appraisal: Appraisal | None = None
         self.travel: Travel | None = None
         self.proof: Proof | None = None
         self.unsaved: Trainer | None = None
@@ -91,7 +94,8 @@ class Run:
     ) -> Run:
         """Find the run that is to be continued or make a new one, and lock it."""
         run = cls()
-        if runs is None:
+        run.appraisal = Appraisal.asked_for(name)
+        if runs is None or run.appraisal is not None:
             return run
         if "DEEPTRAIN_PROVE" in os.environ:
             run.proof, name = Proof(), name or "prove"
