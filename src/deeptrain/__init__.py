@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from deeptrain.data.windows import Windows
     from deeptrain.data.write import write_sets
     from deeptrain.evaluation.validation import Validation
+    from deeptrain.preferences import defaults, set_defaults
     from deeptrain.run.fingerprint import FingerprintMismatch
     from deeptrain.run.reader import open_run
     from deeptrain.run.replay import ReplayMismatch
@@ -75,6 +76,8 @@ _LATER = {
     "Windows": "deeptrain.data.windows",
     "write_sets": "deeptrain.data.write",
     "NonFiniteError": "deeptrain.step.nonfinite",
+    "defaults": "deeptrain.preferences",
+    "set_defaults": "deeptrain.preferences",
 }
 
 __version__ = "1.0.0.dev0"
@@ -116,12 +119,14 @@ __all__ = [
     "WithLengths",
     "WithMask",
     "convert",
+    "defaults",
     "digest",
     "load_weights",
     "open_run",
     "reproducible",
     "reset_states",
     "save_weights",
+    "set_defaults",
     "write_sets",
 ]
 

@@ -33,6 +33,7 @@ from deeptrain.integrations.torch_loader import as_feed
 from deeptrain.introspect.info import Info
 from deeptrain.introspect.verbs import LookingVerbs
 from deeptrain.parts import begin_at_the_beginning, dues, of_step, refuse_misfits
+from deeptrain.preferences import UNSET, Unset
 from deeptrain.run.checkpointing import NEVER
 from deeptrain.run.exchanging import ReplacingVerbs
 from deeptrain.run.record import plain
@@ -80,13 +81,14 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
         epochs: How many passes over the training data the whole run makes.
         name: The run's name. The same name again continues its unfinished run.
         config: Values of your own to keep with the run; part of what must match when it is continued.
-        runs: The directory of runs; None writes nothing.
+        runs: The directory of runs, `dt.defaults.runs` where it is not given ("runs"); None writes nothing.
         resume: "auto" continues the newest unfinished run of this name, "new" starts another one. Where the
             script has changed since, "keep" goes on with the run's values and "take" with the script's. The
             path of a run or a checkpoint starts a new run from there.
         checkpoints: When to save, and how many to keep.
         callbacks: Instances of `Callback`, called in this order.
         verbosity: 0 prints nothing, 1 epochs and a live line, 2 also each batch with its sets; or a `Display`.
+            `dt.defaults.verbosity` where it is not given (1).
 
     Raises:
         ValueError, TypeError: Something does not fit together; the message names it. Nothing was trained.
@@ -110,11 +112,11 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
         epochs: int = 1,
         name: str | None = None,
         config: dict[str, Any] | None = None,
-        runs: str | PathLike[str] | None = "runs",
+        runs: str | PathLike[str] | None | Unset = UNSET,
         resume: str | PathLike[str] = "auto",
         checkpoints: Checkpoints | None = None,
         callbacks: Sequence[Callback] = (),
-        verbosity: int | Display = 1,
+        verbosity: int | Display | None = None,
     ) -> None:
         refuse_misfits(train, validation, epochs, config)
         self.seed = torch.initial_seed()
