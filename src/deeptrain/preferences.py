@@ -198,7 +198,9 @@ def read_defaults() -> dict[str, Any]:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         if FILE in os.environ:
-            raise FileNotFoundError(f"the environment's {FILE}={str(path)!r}: there is no such file") from None
+            raise FileNotFoundError(
+                f"the environment's {FILE}={str(path)!r}: there is no such file"
+            ) from None
         return {}
     except OSError as error:
         raise OSError(f"{path}, the user's defaults, cannot be read: {error}") from error

@@ -112,7 +112,7 @@ class Trainer(SteeringVerbs, ReplacingVerbs, TimeVerbs, SavingVerbs, LookingVerb
         epochs: int = 1,
         name: str | None = None,
         config: dict[str, Any] | None = None,
-        runs: str | PathLike[str] | None | Unset = UNSET,
+        runs: str | PathLike[str] | Unset | None = UNSET,
         resume: str | PathLike[str] = "auto",
         checkpoints: Checkpoints | None = None,
         callbacks: Sequence[Callback] = (),

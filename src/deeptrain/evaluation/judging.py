@@ -126,7 +126,9 @@ class Judging:
             trainer.tear(f"the validation after iteration {trainer.progress.train.iterations}", error)
             raise
         trainer.run.journalling.after_validation(trainer)
-        trainer.commands.look(trainer, monotonic())
+        now = monotonic()
+        trainer.commands.look(trainer, now)
+        trainer.display.on_validation_batch(trainer, now)
 
     @staticmethod
     def abortably(trainer: Trainer, work: Callable[[], T]) -> T:

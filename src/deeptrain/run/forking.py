@@ -44,7 +44,7 @@ def fork(trainer: Trainer, name: str) -> Path:
         }  # another script's calls
         info = about(trainer) | {"head": True, "rest": ended(trainer), "branch": 0, "before": []}
         now, used = trainer.run.standing.announced, used_of(trainer, directory.path)
-        write_start(directory.path, trainer.settings, trainer.config, origin, now, used)
+        write_start(directory.path, trainer.settings, trainer.config, origin, now, used=used)
         journal = Journal(directory.path / "journal.jsonl")
         journal.write("fork", at=origin["iteration"], parent=origin["parent"], from_branch=origin["branch"])
         journal.close()

@@ -118,6 +118,7 @@ def write_start(
     config: dict[str, Any],
     origin: Any,
     surroundings: dict[str, Any] | None = None,
+    *,
     used: dict[str, Any] | None = None,
 ) -> Path:
     """Write `record/start-0001.json` into a run's directory, with `script-0001.py` and `git-0001.diff` beside.

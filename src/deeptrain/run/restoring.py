@@ -87,7 +87,7 @@ def _note_the_start(run: Run, trainer: Trainer, found: Found, resume: str) -> No
         "passed_over": found.passed_over,
     }
     at, now = trainer.progress.train.iterations, run.standing.announced
-    write_start(run.path, trainer.settings, trainer.config, origin, now, used_of(trainer, run.path))
+    write_start(run.path, trainer.settings, trainer.config, origin, now, used=used_of(trainer, run.path))
     run.journal("start", at=at, parent=origin["parent"], environment=now)
 
 

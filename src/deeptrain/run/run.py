@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import warnings
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.checkpoint.line import Line
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
     from os import PathLike
+    from pathlib import Path
 
     from deeptrain.control.interrupt import Interrupted
     from deeptrain.preferences import Unset
@@ -87,7 +87,7 @@ class Run:
         cls,
         trainer: Trainer,
         *,
-        runs: str | PathLike[str] | None | Unset,
+        runs: str | PathLike[str] | Unset | None,
         name: str | None,
         resume: str | PathLike[str],
     ) -> Run:
