@@ -73,7 +73,7 @@ def squeeze(pieces: Sequence[str], yielding: int, width: int = WIDTH) -> str:
 
     Example:
         >>> squeeze(["epoch 1/2", "12 sets, 64 rows", "loss 0.5"], 1, 30)
-        'epoch 1/2  12 sets…  loss 0.5'
+        'epoch 1/2  12 sets,…  loss 0.5'
     """
     over = columns(join(pieces)) - width
     if over > 0:

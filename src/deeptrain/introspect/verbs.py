@@ -46,7 +46,7 @@ class LookingVerbs(TrainerPart):
             more = "nothing is left to train"
         elif trainer.interrupts.running:
             more = "running"
-        return f"<div><b>{escape(name)}</b>: {more}{info._repr_html_()}</div>"  # noqa: SLF001 - IPython's name for it
+        return f"<div><b>{escape(name)}</b>: {more}{info._repr_html_()}</div>"
 
     @property
     def last(self) -> Event | None:
