@@ -1,5 +1,6 @@
 """What every test runs under: one thread, and the random streams put back afterwards."""
 
+import os
 import random
 
 import numpy as np
@@ -7,6 +8,10 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# Nor under the defaults of whoever runs them, also in the processes that they start.
+os.environ["DEEPTRAIN_DEFAULTS"] = ""
+for name in ("DEEPTRAIN_VERBOSITY", "DEEPTRAIN_DIGITS", "DEEPTRAIN_RUNS"):
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(autouse=True)

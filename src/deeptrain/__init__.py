@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from deeptrain.loggers.tensorboard import TensorBoardLogger
     from deeptrain.loggers.trackio import TrackioLogger
     from deeptrain.loggers.wandb import WandbLogger
+    from deeptrain.preferences import defaults, set_defaults
     from deeptrain.run.fingerprint import FingerprintMismatch
     from deeptrain.run.reader import open_run
     from deeptrain.run.replay import ReplayMismatch
@@ -111,6 +112,8 @@ _LATER = {
     "find_batch_size": "deeptrain.tuning.batch_size",
     "RateTest": "deeptrain.tuning.rate",
     "find_lr": "deeptrain.tuning.rate",
+    "defaults": "deeptrain.preferences",
+    "set_defaults": "deeptrain.preferences",
 }
 
 __version__ = "1.0.0.dev0"
@@ -169,6 +172,7 @@ __all__ = [
     "WithLengths",
     "WithMask",
     "convert",
+    "defaults",
     "digest",
     "find_batch_size",
     "find_lr",
@@ -177,6 +181,7 @@ __all__ = [
     "reproducible",
     "reset_states",
     "save_weights",
+    "set_defaults",
     "write_sets",
 ]
 

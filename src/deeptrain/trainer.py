@@ -36,6 +36,7 @@ from deeptrain.introspect.info import Info
 from deeptrain.introspect.verbs import LookingVerbs
 from deeptrain.loggers.feeding import Loggers
 from deeptrain.parts import asked_for, begin_at_the_beginning, dues, refuse_misfits
+from deeptrain.preferences import UNSET, Unset
 from deeptrain.run.checkpointing import NEVER
 from deeptrain.run.exchanging import ReplacingVerbs
 from deeptrain.run.record import plain
@@ -86,7 +87,7 @@ class Trainer(SteeringVerbs, JudgingVerbs, ReplacingVerbs, TimeVerbs, SavingVerb
         epochs: How many passes over the training data the whole run makes.
         name: The run's name. The same name again continues its unfinished run.
         config: Values of your own to keep with the run; part of what must match when it is continued.
-        runs: The directory of runs; None writes nothing.
+        runs: The directory of runs, `dt.defaults.runs` where it is not given ("runs"); None writes nothing.
         resume: "auto" continues the newest unfinished run of this name, "new" starts another one. Where the
             script has changed since, "keep" goes on with the run's values and "take" with the script's. The
             path of a run or a checkpoint starts a new run from there.
@@ -96,6 +97,7 @@ class Trainer(SteeringVerbs, JudgingVerbs, ReplacingVerbs, TimeVerbs, SavingVerb
         loggers: Where else the run's figures go: a `CSVLogger`, a `TensorBoardLogger`, a `Logger` of your own. No part of the
             state: they may be others whenever the run goes on.
         verbosity: 0 prints nothing, 1 epochs and a live line, 2 also each batch with its sets; or a `Display`.
+            `dt.defaults.verbosity` where it is not given (1).
 
     Raises:
         ValueError, TypeError: Something does not fit together; the message names it. Nothing was trained.
@@ -119,12 +121,12 @@ class Trainer(SteeringVerbs, JudgingVerbs, ReplacingVerbs, TimeVerbs, SavingVerb
         epochs: int = 1,
         name: str | None = None,
         config: dict[str, Any] | None = None,
-        runs: str | PathLike[str] | None = "runs",
+        runs: str | PathLike[str] | Unset | None = UNSET,
         resume: str | PathLike[str] = "auto",
         checkpoints: Checkpoints | None = None,
         callbacks: Sequence[Callback | Mapping[Any, Any]] = (),
         loggers: Sequence[Logger] = (),
-        verbosity: int | Display = 1,
+        verbosity: int | Display | None = None,
     ) -> None:
         refuse_misfits(train, validation, epochs, config)
         self.seed = torch.initial_seed()

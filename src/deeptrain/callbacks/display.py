@@ -1,19 +1,26 @@
 """`Display`: what a run prints. A sink: it is told, keeps no state of the run, and never harms it.
 
 On a terminal one live line says at each moment which sets are being fit, with the batch's own figures beside
-the epoch's mean. Elsewhere the same line is printed plainly, at a cadence.
+the epoch's mean. In a notebook the cell has one area that is drawn again in its place. Elsewhere the same line
+is printed plainly, at a cadence. What tells of progress is nowhere wider than 80 columns.
 """
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Mapping
+from time import monotonic
+from typing import TYPE_CHECKING, TextIO
 
+from deeptrain.callbacks.lines import GAP, WIDTH, columns, join, squeeze, wrap
+from deeptrain.callbacks.notebook import Area, in_notebook
+from deeptrain.callbacks.reading import Pace, Wanted, board_of, means_of
+from deeptrain.callbacks.screen import Screen
 from deeptrain.data.batch import describe
+from deeptrain.preferences import KEYS, defaults
 from deeptrain.state.progress import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from deeptrain.run.guarantee import Reason
@@ -22,6 +29,7 @@ if TYPE_CHECKING:
     from deeptrain.trainer import Trainer
 
 LIVE = 0.1  # seconds between two drawings of the live line
+AREA = 0.5  # and of a notebook's area, each of which goes through the browser
 NEVER = float("inf")
 
 
@@ -30,11 +38,12 @@ class Display:
 
     Args:
         verbosity: 0 nothing; 1 a line for each epoch and validation and the live line; 2 also a line for each
-            batch.
+            batch (in a notebook the area, which names the batch's sets, in place of both). By default
+            `dt.defaults.verbosity`.
         metrics: Which figures to show: names, or a mapping from names to what they are called. All by default.
-        digits: Significant digits of a figure.
+        digits: Significant digits of a figure; by default `dt.defaults.digits`.
         every: Seconds between two plain lines where there is no terminal.
-        stream: Where to write; by default standard output as it is at the time.
+        stream: Where to write; by default a notebook's area, or standard output as it is at the time.
 
     Attributes:
         quiet: Whether nothing is printed for now, because the run goes over ground that it knows.
@@ -46,27 +55,29 @@ class Display:
 
     def __init__(
         self,
-        verbosity: int = 1,
+        verbosity: int | None = None,
         *,
         metrics: Sequence[str] | Mapping[str, str] | None = None,
-        digits: int = 4,
+        digits: int | None = None,
         every: float = 10.0,
         stream: TextIO | None = None,
     ) -> None:
-        if verbosity not in {0, 1, 2}:
-            raise ValueError(
-                f"verbosity={verbosity!r}: expected 0 (nothing), 1 (epochs, a live line) or 2 (each batch)"
-            )
-        self.verbosity = verbosity
-        self.digits = digits
+        self.verbosity = (
+            defaults.verbosity
+            if verbosity is None
+            else KEYS["verbosity"].checked(verbosity, f"verbosity={verbosity!r}")
+        )
+        self.digits = (
+            defaults.digits if digits is None else KEYS["digits"].checked(digits, f"digits={digits!r}")
+        )
         self.every = every
-        self._labels = dict(metrics) if hasattr(metrics, "keys") else {n: n for n in metrics or ()}  # type: ignore[arg-type]
-        self._all = metrics is None
-        self._stream = stream
-        self._live_width = 0
-        self.due_at = 0.0 if verbosity else NEVER
+        labels = dict(metrics) if isinstance(metrics, Mapping) else {n: n for n in metrics or ()}
+        self._wanted = Wanted(labels, metrics is None, self.digits)
+        self._screen = Screen(stream)
+        self._area: Area | None = None
+        self._pace = Pace()
+        self.due_at = 0.0 if self.verbosity else NEVER
         self.quiet = False
-        self._since: tuple[float, int] | None = None
         self._seen = (-1, 0)
 
     def __repr__(self) -> str:
@@ -126,68 +137,125 @@ class Display:
 
     def on_iteration(self, trainer: Trainer, now: float, *, epoch_ended: bool) -> None:
         """An iteration was committed; called at the latest with the first one after `due_at`."""
-        if (now >= self.due_at or epoch_ended) and not self.quiet:
+        if (now >= self.due_at or epoch_ended) and not self.quiet and self.verbosity:
             self._on_due_iteration(trainer, now, epoch_ended)
 
+    def on_validation_batch(self, trainer: Trainer, now: float) -> None:
+        """A piece of a validation pass was committed."""
+        if now >= self.due_at and not self.quiet and self.verbosity and self._has_area():
+            self._draw_area(trainer, now, "validating")
+
     def on_validation(self, trainer: Trainer, figures: dict[str, float]) -> None:
-        """A validation pass was committed."""
-        if self.verbosity:
-            self.say(f"{self._place(trainer)}  validation  {self._figures(figures)}")
+        """A validation pass was committed. Called in the commit: a notebook's area is drawn later."""
+        if self.verbosity and not self._has_area():
+            self.say(wrap([*self._place(trainer), "validation", *self._wanted.pieces(figures)]))
 
     def on_done(self, trainer: Trainer) -> None:
         """The run is done."""
         if self.verbosity:
-            where = f"; record in {trainer.run.path}" if trainer.run.path else ""
-            self.say(f"{trainer.info().line}{where}")
+            where = "" if trainer.run.path is None else f"record in {trainer.run.path}"
+            parts = [part for part in (trainer.info().line, where) if part]
+            line = "; ".join(parts)
+            # A path is not cut: it is there to be used.
+            self.say(line if columns(line) <= WIDTH else f"\n{GAP}".join(parts))
 
     def on_hold(self, trainer: Trainer, why: str) -> None:
         """The run is held at a safe point, for another process."""
-        self._since = None  # its time is no training's
+        self._pace.end()
         self.say(f"paused at {trainer.info().line}")
         self.say(f"  {why}; to go on: deeptrain unpause {trainer.run.path}")
 
     def on_stop(self, trainer: Trainer) -> None:
-        """The trainer stops running: leave the cursor on a line of its own."""
-        del trainer
-        self._since = None
-        self._clear()
+        """The trainer stops running: leave the cursor on a line of its own, and a notebook's area as it stands."""
+        if self._area is not None and self.verbosity and not self.quiet:
+            done = trainer.progress.phase is Phase.DONE
+            self._draw_area(trainer, monotonic(), "done" if done else "stopped; fit() goes on")
+            self.due_at = 0.0  # the next cell has an area of its own
+        self._area = None
+        self._pace.end()
+        self._screen.clear()
+
+    def say(self, line: str) -> None:
+        """Print a line, unless nothing is to be printed."""
+        if self.verbosity and not self.quiet:
+            self._screen.say(line)
+            self._look_whether_gone()
+
+    # ------------------------------------------------------------------ drawing
+
+    def _on_due_iteration(self, trainer: Trainer, now: float, epoch_ended: bool) -> None:
+        if self._has_area():
+            if now >= self.due_at:  # not at each of many short epochs
+                self._draw_area(trainer, now, "training")
+            return
+        terminal = self._screen.is_terminal()
+        if self.verbosity > 1 or epoch_ended:
+            self.say(self._lines(trainer, now))
+        elif terminal:
+            self._screen.draw(self._live_line(trainer, now))
+        elif self._pace.known:
+            self.say(self._lines(trainer, now))
+        pause = 0.0 if self.verbosity > 1 else LIVE if terminal else self.every
+        self.due_at = now + pause
+        self._pace.begin(now, trainer.progress.train.iterations)
+        self._look_whether_gone()
+
+    def _has_area(self) -> bool:
+        """Whether a notebook's area is drawn; the first to ask in a cell decides."""
+        if self._area is None and self._screen.stream is None and in_notebook():
+            self._area = Area()
+        return self._area is not None
+
+    def _draw_area(self, trainer: Trainer, now: float, state: str) -> None:
+        assert self._area is not None
+        done = trainer.progress.train.iterations
+        began = self._epoch_began(trainer, self._epoch(trainer))
+        self._area.draw(board_of(trainer, self._wanted, self._pace.rate(now, done), began, state))
+        self._pace.begin(now, done)
+        self.due_at = NEVER if self._area.gone is not None else now + AREA
+
+    def _look_whether_gone(self) -> None:
+        if self._screen.gone:
+            self.verbosity, self.due_at = 0, NEVER
 
     # ------------------------------------------------------------------ lines
 
-    def _on_due_iteration(self, trainer: Trainer, now: float, epoch_ended: bool) -> None:
-        if not self.verbosity:
-            return
-        line = self._batch_line(trainer, now)
-        if self.verbosity > 1 or epoch_ended:
-            self.say(line)
-        elif self._is_terminal():
-            self._draw(line)
-        elif self._since is not None:
-            self.say(line)
-        self.due_at = now + self._pause()
-        self._since = self._since or (now, trainer.progress.train.iterations)
+    @staticmethod
+    def _epoch(trainer: Trainer) -> int:
+        last = trainer.last
+        return trainer.progress.train.epochs if last is None or last.batch is None else last.batch.epoch
 
-    def _pause(self) -> float:
-        if self.verbosity > 1:
-            return 0.0
-        return LIVE if self._is_terminal() else self.every
-
-    def _place(self, trainer: Trainer) -> str:
+    @staticmethod
+    def _place(trainer: Trainer) -> list[str]:
         last = trainer.last
         if last is None or last.batch is None:
-            return f"epoch {trainer.progress.train.epochs}/{trainer.epochs}"
-        return f"epoch {last.batch.epoch + 1}/{trainer.epochs}  batch {last.batch.index + 1}/{trainer.train.batches or '?'}"
+            return [f"epoch {trainer.progress.train.epochs}/{trainer.epochs}"]
+        each = trainer.train.batches or "?"
+        return [f"epoch {last.batch.epoch + 1}/{trainer.epochs}", f"batch {last.batch.index + 1}/{each}"]
 
-    def _batch_line(self, trainer: Trainer, now: float) -> str:
-        assert trainer.last is not None
-        assert trainer.last.batch is not None
-        done, batch = trainer.progress.train.iterations, trainer.last.batch
-        began = self._epoch_began(trainer, batch.epoch)
-        means = {name: trainer.history.mean_since(f"train.{name}", began) for name in trainer.last.figures}
-        parts = [self._place(trainer), describe(batch.sources), self._figures(trainer.last.metrics, means)]
-        if self._since is not None and now > self._since[0]:
-            parts.append(f"{(done - self._since[1]) / (now - self._since[0]):.3g}/s")
-        return "  ".join(parts)
+    def _pieces(self, trainer: Trainer, now: float, word: str) -> list[str]:
+        """What is said of a batch: place, sets, figures, and last the rate, "" where it is not known."""
+        last = trainer.last
+        assert last is not None
+        assert last.batch is not None
+        means = means_of(trainer, last, self._epoch_began(trainer, last.batch.epoch))
+        figures = self._wanted.pieces(last.metrics, means, word)
+        rate = self._pace.rate(now, trainer.progress.train.iterations)
+        speed = "" if rate is None else f"{rate:.3g}/s"
+        return [*self._place(trainer), describe(last.batch.sources), *figures, speed]
+
+    def _lines(self, trainer: Trainer, now: float) -> str:
+        """The batch in one line; where that is too wide also without the word "mean" and the rate, in several."""
+        full, short = self._pieces(trainer, now, "mean "), self._pieces(trainer, now, "")
+        for pieces in (full, short, short[:-1]):
+            if columns(line := join(pieces)) <= WIDTH:
+                return line
+        return wrap(short)
+
+    def _live_line(self, trainer: Trainer, now: float) -> str:
+        sources, width = 2, self._screen.live_width()
+        line = join(self._pieces(trainer, now, "mean "))
+        return line if columns(line) <= width else squeeze(self._pieces(trainer, now, ""), sources, width)
 
     def _epoch_began(self, trainer: Trainer, epoch: int) -> int:
         """How many iterations there had been when an epoch began; where that cannot be counted, from what was seen."""
@@ -195,46 +263,3 @@ class Display:
         if began is None and self._seen[0] != epoch:
             self._seen = (epoch, trainer.progress.train.iterations - 1)
         return self._seen[1] if began is None else began
-
-    def _figures(self, figures: Mapping[str, float], means: Mapping[str, float] | None = None) -> str:
-        shown = []
-        for name, value in figures.items():
-            if self._all or name in self._labels:
-                mean = "" if means is None else f" (mean {means[name]:.{self.digits}g})"
-                shown.append(f"{self._labels.get(name, name)} {value:.{self.digits}g}{mean}")
-        return "  ".join(shown)
-
-    # ------------------------------------------------------------------ writing
-
-    def _out(self) -> TextIO:
-        return sys.stdout if self._stream is None else self._stream
-
-    def _is_terminal(self) -> bool:
-        out: Any = self._out()
-        return bool(getattr(out, "isatty", bool)())
-
-    def say(self, line: str) -> None:
-        """Print a line, unless nothing is to be printed."""
-        if self.verbosity and not self.quiet:
-            self._clear()
-            self._write(line + "\n")
-
-    def _draw(self, line: str) -> None:
-        from shutil import get_terminal_size  # noqa: PLC0415 - only where there is a terminal
-
-        line = line[: get_terminal_size().columns - 1]
-        self._write("\r" + line.ljust(self._live_width))
-        self._live_width = len(line)
-
-    def _clear(self) -> None:
-        if self._live_width:
-            self._write("\r" + " " * self._live_width + "\r")
-            self._live_width = 0
-
-    def _write(self, text: str) -> None:
-        out = self._out()
-        try:
-            out.write(text)
-            out.flush()
-        except (OSError, ValueError):  # the other end is gone; the training is not
-            self.verbosity, self.due_at = 0, NEVER

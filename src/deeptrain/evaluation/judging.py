@@ -178,7 +178,9 @@ class Judging:
             trainer.tear(f"the validation after iteration {trainer.progress.train.iterations}", error)
             raise
         trainer.run.journalling.after_validation(trainer)
-        trainer.commands.look(trainer, monotonic())
+        now = monotonic()
+        trainer.commands.look(trainer, now)
+        trainer.display.on_validation_batch(trainer, now)
 
     def cut_short(self) -> None:
         """The pass under way is to have no more batches than it has; for a dry run."""

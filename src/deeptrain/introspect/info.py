@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING
 
 from deeptrain.data.batch import describe
@@ -51,7 +52,7 @@ class Info:
         """Look at a trainer."""
         progress, place, last = trainer.progress, trainer.train.position, trainer.last
         return cls(
-            line=_line(trainer),
+            line=place_in_words(trainer),
             phase=progress.phase.value,
             iterations=progress.train.iterations,
             epoch=place.epoch,
@@ -63,6 +64,19 @@ class Info:
             path=trainer.run.path,
             guarantee=trainer.run.standing.guarantee(trainer),
         )
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook: a table."""
+        facts = {
+            "NOT WHOLE": self.torn or "",
+            "pending": ", ".join(self.pending),
+            "last batch": self.sources,
+            **{name: f"{value:.4g}" for name, value in self.metrics.items()},
+            "record": str(self.path or "none, nothing is written"),
+            "guarantee": self.guarantee.what,
+        }
+        rows = [f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in facts.items() if v]
+        return f"<div><b>{escape(self.line)}</b><table>{''.join(rows)}</table></div>"
 
     def __repr__(self) -> str:
         lines = [self.line]
@@ -77,7 +91,8 @@ class Info:
         return "\n".join(lines)
 
 
-def _line(trainer: Trainer) -> str:
+def place_in_words(trainer: Trainer) -> str:
+    """Where a run stands, in one line."""
     progress, place = trainer.progress, trainer.train.position
     done, each = progress.train.iterations, trainer.train.batches
     if progress.phase is Phase.DONE:

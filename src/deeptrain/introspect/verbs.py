@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.control.part import TrainerPart
-from deeptrain.introspect.info import Info
+from deeptrain.introspect.info import Info, place_in_words
 from deeptrain.state import tree
 from deeptrain.step.base import Totals
 from deeptrain.step.gathering import updates_in
@@ -22,7 +23,30 @@ class LookingVerbs(TrainerPart):
         return Info.of(self._trainer)
 
     def __repr__(self) -> str:
-        return f"Trainer({Info.of(self._trainer).line})"
+        """Where it stands, in one line; `info()` says more."""
+        trainer = self._trainer
+        if "run" not in vars(trainer):  # seen by a debugger while it is made
+            return "Trainer(not made yet)"
+        name = "" if trainer.run.path is None else f"{trainer.run.path.name}: "
+        torn = "" if trainer.progress.torn is None else f"; NOT WHOLE: {trainer.progress.torn}"
+        running = "; running" if trainer.interrupts.running else ""
+        return f"Trainer({name}{place_in_words(trainer)}{running}{torn})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it: `info()`, and how it goes on."""
+        trainer = self._trainer
+        if "run" not in vars(trainer):
+            return escape(repr(self))
+        info = Info.of(trainer)
+        name = "Trainer" if info.path is None else info.path.name
+        more = "fit() goes on from here"
+        if info.torn is not None:
+            more = "load a checkpoint before it can go on"
+        elif info.phase == "done":
+            more = "nothing is left to train"
+        elif trainer.interrupts.running:
+            more = "running"
+        return f"<div><b>{escape(name)}</b>: {more}{info._repr_html_()}</div>"
 
     @property
     def last(self) -> Event | None:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from deeptrain.checkpoint.files import make_directory, sync_directory
+from deeptrain.preferences import UNSET, Unset, defaults
 
 if sys.platform == "win32":
     import msvcrt
@@ -194,12 +195,19 @@ def is_held(path: str | os.PathLike[str]) -> bool:
         os.close(descriptor)
 
 
-def find_run(run: str | os.PathLike[str], runs: str | os.PathLike[str] = "runs") -> Path:
+def directory_of_runs(runs: str | os.PathLike[str] | Unset = UNSET) -> Path:
+    """Where runs are: by the environment's `DEEPTRAIN_RUNS`, else as a script says, else the user's default."""
+    if "DEEPTRAIN_RUNS" in os.environ:  # before all else: so a script is run again in another place
+        return Path(os.environ["DEEPTRAIN_RUNS"]).expanduser()
+    return Path(defaults.runs if isinstance(runs, Unset) else runs)
+
+
+def find_run(run: str | os.PathLike[str], runs: str | os.PathLike[str] | Unset = UNSET) -> Path:
     """A run by its directory, or by what it is called within the directory of runs.
 
     Args:
         run: A path, "M3", or a name, of which it is the newest run.
-        runs: The directory of runs; the environment's `DEEPTRAIN_RUNS` goes before it.
+        runs: The directory of runs, see `directory_of_runs`.
 
     Raises:
         FileNotFoundError: There is none; the message says what was looked for, and which runs there are.
@@ -207,7 +215,7 @@ def find_run(run: str | os.PathLike[str], runs: str | os.PathLike[str] = "runs")
     path = Path(run)
     if _DIRECTORY.fullmatch(path.resolve().name) and path.is_dir():
         return path
-    place, text = Path(os.environ.get("DEEPTRAIN_RUNS", runs)), str(run)
+    place, text = directory_of_runs(runs), str(run)
     known = sorted(_known(place), reverse=True)
     for number, name, found in known:
         if text in {name, f"M{number}", found.name}:

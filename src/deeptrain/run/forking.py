@@ -10,7 +10,7 @@ from deeptrain.checkpoint.store import CheckpointStore
 from deeptrain.control.journal import Journal
 from deeptrain.run.checkpointing import about, ended
 from deeptrain.run.directory import RunDirectory
-from deeptrain.run.record import origin_in, write_start
+from deeptrain.run.record import origin_in, used_of, write_start
 from deeptrain.state.tree import VOLATILE
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def fork(trainer: Trainer, name: str) -> Path:
             VOLATILE: {"script": [], "prompt": []},
         }  # another script's calls
         info = about(trainer) | {"head": True, "rest": ended(trainer), "branch": 0, "before": []}
-        write_start(directory.path, trainer.settings, trainer.config, origin, trainer.run.standing.announced)
+        now, used = trainer.run.standing.announced, used_of(trainer, directory.path)
+        write_start(directory.path, trainer.settings, trainer.config, origin, now, used=used)
         journal = Journal(directory.path / "journal.jsonl")
         journal.write("fork", at=origin["iteration"], parent=origin["parent"], from_branch=origin["branch"])
         journal.close()

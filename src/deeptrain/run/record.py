@@ -11,12 +11,16 @@ import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deeptrain.checkpoint.files import make_directory, replace_bytes, write_json
+from deeptrain.preferences import defaults
 from deeptrain.run.environment import environment
+
+if TYPE_CHECKING:
+    from deeptrain.trainer import Trainer
 
 VERSION = 1
 _GIT_SECONDS = 10.0
@@ -114,6 +118,8 @@ def write_start(
     config: dict[str, Any],
     origin: Any,
     surroundings: dict[str, Any] | None = None,
+    *,
+    used: dict[str, Any] | None = None,
 ) -> Path:
     """Write `record/start-0001.json` into a run's directory, with `script-0001.py` and `git-0001.diff` beside.
 
@@ -125,6 +131,7 @@ def write_start(
         config: The user's own values.
         origin: Where the state came from.
         surroundings: What `environment` gave; by default it is asked.
+        used: What is used of `dt.defaults`, where the script says otherwise. No part of what must match later.
 
     Returns:
         The JSON file.
@@ -143,10 +150,17 @@ def write_start(
         "environment": environment() if surroundings is None else surroundings,
         "settings": plain(settings),
         "config": plain(config),
+        "defaults": plain(defaults.in_force(**(used or {}))),
     }
     path = record / f"start-{number}.json"
     write_json(path, start)
     return path
+
+
+def used_of(trainer: Trainer, run: Path) -> dict[str, Any]:
+    """What a trainer uses of that for which a user may have defaults."""
+    shown = trainer.display
+    return {"verbosity": shown.verbosity, "digits": shown.digits, "runs": str(run.parent)}
 
 
 def newest_start(run: str | os.PathLike[str]) -> dict[str, Any] | None:

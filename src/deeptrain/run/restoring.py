@@ -8,7 +8,7 @@ from deeptrain.run.branches import go_on_with
 from deeptrain.run.declared import begins_with, say_left_aside
 from deeptrain.run.fingerprint import compare
 from deeptrain.run.guarantee import taken
-from deeptrain.run.record import write_start
+from deeptrain.run.record import used_of, write_start
 from deeptrain.run.replaying import Replaying
 from deeptrain.run.resume import reconcile
 from deeptrain.state import tree
@@ -87,7 +87,7 @@ def _note_the_start(run: Run, trainer: Trainer, found: Found, resume: str) -> No
         "passed_over": found.passed_over,
     }
     at, now = trainer.progress.train.iterations, run.standing.announced
-    write_start(run.path, trainer.settings, trainer.config, origin, now)
+    write_start(run.path, trainer.settings, trainer.config, origin, now, used=used_of(trainer, run.path))
     run.journal("start", at=at, parent=origin["parent"], environment=now)
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import warnings
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.checkpoint.line import Line
@@ -23,6 +22,7 @@ from deeptrain.control.mailbox import NAME, SUPPORTED, Mailbox
 from deeptrain.run import branches, detours, holding, leaving, replaced
 from deeptrain.run.appraisal import Appraisal
 from deeptrain.run.checkpointing import NEVER, Checkpointing
+from deeptrain.run.directory import directory_of_runs
 from deeptrain.run.journalling import Journalling
 from deeptrain.run.loading import read_state
 from deeptrain.run.proving import Proof
@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
     from os import PathLike
+    from pathlib import Path
 
     from deeptrain.control.interrupt import Interrupted
+    from deeptrain.preferences import Unset
     from deeptrain.run.directory import RunDirectory
     from deeptrain.run.travel import Travel
     from deeptrain.trainer import Trainer
@@ -88,7 +90,7 @@ class Run:
         cls,
         trainer: Trainer,
         *,
-        runs: str | PathLike[str] | None,
+        runs: str | PathLike[str] | Unset | None,
         name: str | None,
         resume: str | PathLike[str],
     ) -> Run:
@@ -99,7 +101,7 @@ class Run:
             return run
         if "DEEPTRAIN_PROVE" in os.environ:
             run.proof, name = Proof(), name or "prove"
-        place = Path(os.environ.get("DEEPTRAIN_RUNS", runs))
+        place = directory_of_runs(runs)
         run._found = find(trainer, place, name or None, resume, partial(holding.take, run))
         run._open_files(trainer)
         return run

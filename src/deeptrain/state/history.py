@@ -130,11 +130,17 @@ class History:
         values = self._tail(name)[1] or self._series.get(name, _NOTHING)[1]
         return values[-1] if values else None
 
-    def mean_since(self, name: str, iteration: int) -> float:
-        """The mean of a series over what came after a count of completed iterations; NaN where that is nothing."""
+    def mean_since(self, name: str, iteration: int, until: float = float("inf")) -> float:
+        """The mean of a series over what came after a count of completed iterations; NaN where that is nothing.
+
+        Args:
+            name: The series.
+            iteration: The count.
+            until: Up to which count, itself included.
+        """
         iterations, values = self._series.get(name, _NOTHING)
-        after = list(values[bisect_right(iterations, iteration) :])
-        after += [value for at, value in zip(*self._tail(name), strict=True) if at > iteration]
+        after = list(values[bisect_right(iterations, iteration) : bisect_right(iterations, until)])
+        after += [value for at, value in zip(*self._tail(name), strict=True) if iteration < at <= until]
         return sum(after) / len(after) if after else float("nan")
 
     def state_dict(self) -> dict[str, Any]:
