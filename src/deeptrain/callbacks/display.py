@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, TextIO
 
-from deeptrain.callbacks.lines import GAP, WIDTH, columns, join, squeeze, wrap
+from deeptrain.callbacks.lines import GAP, WIDTH, columns, join, per_second, squeeze, wrap
 from deeptrain.callbacks.notebook import Area, in_notebook
 from deeptrain.callbacks.reading import Pace, Wanted, board_of, means_of
 from deeptrain.callbacks.screen import Screen
@@ -241,7 +241,7 @@ class Display:
         means = means_of(trainer, last, self._epoch_began(trainer, last.batch.epoch))
         figures = self._wanted.pieces(last.metrics, means, word)
         rate = self._pace.rate(now, trainer.progress.train.iterations)
-        speed = "" if rate is None else f"{rate:.3g}/s"
+        speed = "" if rate is None else per_second(rate)
         return [*self._place(trainer), describe(last.batch.sources), *figures, speed]
 
     def _lines(self, trainer: Trainer, now: float) -> str:

@@ -26,6 +26,16 @@ def columns(text: str) -> int:
     return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
+def per_second(rate: float) -> str:
+    """A rate of iterations.
+
+    Example:
+        >>> per_second(1893.2), per_second(0.51234)
+        ('1893/s', '0.512/s')
+    """
+    return f"{rate:.0f}/s" if rate >= 100 else f"{rate:.3g}/s"  # noqa: PLR2004 - three digits
+
+
 def cut(text: str, width: int) -> str:
     """A text of at most so many columns; where something was cut off, it ends in an ellipsis.
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from deeptrain.callbacks.board import Board
-from deeptrain.callbacks.lines import duration
+from deeptrain.callbacks.lines import duration, per_second
 from deeptrain.data.batch import describe
 from deeptrain.introspect.info import place_in_words
 from deeptrain.state.progress import Phase
@@ -106,7 +106,7 @@ def board_of(trainer: Trainer, wanted: Wanted, rate: float | None, began: int, s
     if last is not None and last.batch is not None:
         pieces.insert(0, describe(last.batch.sources))
     if rate is not None:
-        pieces.append(f"{rate:.3g}/s")
+        pieces.append(per_second(rate))
         if total is not None and trainer.progress.phase is not Phase.DONE:
             pieces.append(f"{duration((total - done) / rate)} left")
     run = trainer.run.path
