@@ -46,8 +46,12 @@ def _sums(read: Any, groups: NDArray[Any] | None, count: int, values: Floats) ->
     """Sum the elements' weighted values for each group of rows."""
     if groups is None:
         return np.array([np.dot(read.weights, values)])
-    sums: Floats = np.bincount(np.repeat(groups, read.each), read.weights * values, count)
-    return sums
+    return _counted(np.repeat(groups, read.each), read.weights * values, count)
+
+
+def _counted(labels: Any, weights: Floats, count: int) -> Floats:
+    """The weights' sum for each label."""
+    return np.bincount(labels, weights, count).astype(np.float64, copy=False)
 
 
 def _mean_of(each: Callable[[Any], Floats]) -> Callable[[Any, NDArray[Any] | None, int], Floats]:
@@ -70,8 +74,7 @@ def _cells(read: Classes, groups: NDArray[Any] | None, count: int) -> Floats:
     cells = 2 * read.actual + read.predicted
     if groups is not None:
         cells = cells + 4 * np.repeat(groups, read.each)
-    weights: Floats = np.bincount(cells, read.weights, 4 * count)
-    return weights.reshape(count, 4)
+    return _counted(cells, read.weights, 4 * count).reshape(count, 4)
 
 
 def _table(read: Classes, groups: NDArray[Any] | None, count: int) -> Floats:
@@ -79,7 +82,7 @@ def _table(read: Classes, groups: NDArray[Any] | None, count: int) -> Floats:
     offset = 0 if groups is None else read.classes * np.repeat(groups, read.each)
     hit = read.predicted == read.actual
     parts = (
-        np.bincount(offset + labels, weights, read.classes * count).reshape(count, read.classes)
+        _counted(offset + labels, weights, read.classes * count).reshape(count, read.classes)
         for labels, weights in (
             (read.actual, read.weights * hit),
             (read.predicted, read.weights),
@@ -98,7 +101,7 @@ def _binary(of: Callable[[Floats], Floats]) -> Recipe:
 
 
 def _multi(of: Callable[[Floats], Floats], needs: Needs = "classes") -> Recipe:
-    return Recipe("max", needs, _classes, of, _table)
+    return Recipe("max", needs, decisions.read_classes, of, _table)
 
 
 def _error(each: Callable[[Any], Floats]) -> Recipe:

@@ -127,8 +127,8 @@ def _decided(given: Given, found: NDArray[Any], each: int) -> Ints:
             f"found threshold={given.threshold:g} for {found.shape[1]} classes; a threshold goes with two",
         )
     threshold = DEFAULT if given.threshold is None else given.threshold
-    decided: Ints = np.int64(of_class_1(given, found.astype(np.float64), each) >= threshold)
-    return decided
+    decided = of_class_1(given, found.astype(np.float64), each) >= threshold
+    return decided.astype(np.int64)
 
 
 def of_class_1(given: Given, found: Floats, each: int = 1) -> Floats:

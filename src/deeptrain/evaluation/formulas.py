@@ -85,12 +85,13 @@ def f1_macro(table: Floats) -> Floats:
 def f1_weighted(table: Floats) -> Floats:
     """The mean F1 of the classes, each as often as it occurs among the targets."""
     actual = table[..., 2, :]
-    return over((_f1_each(table) * actual).sum(axis=-1), actual.sum(axis=-1))
+    each: Floats = _f1_each(table) * actual
+    return over(each.sum(axis=-1), actual.sum(axis=-1))
 
 
 def _f1_each(table: Floats) -> Floats:
     hits, predicted, actual = _rows_of(table)
-    return over(2 * hits, predicted + actual)
+    return over(hits * 2, predicted + actual)
 
 
 def _rows_of(table: Floats) -> tuple[Floats, Floats, Floats]:
@@ -99,7 +100,8 @@ def _rows_of(table: Floats) -> tuple[Floats, Floats, Floats]:
 
 def right(read: Classes) -> Floats:
     """1 for each element that was decided rightly."""
-    return (read.predicted == read.actual).astype(np.float64)
+    same: Floats = np.asarray(read.predicted == read.actual, dtype=np.float64)
+    return same
 
 
 def absolute(read: Values) -> Floats:
