@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from deeptrain.evaluation.metrics import Metric, Mode
     from deeptrain.evaluation.own_metric import OwnMetric
-    from deeptrain.evaluation.reading import Floats, Form
+    from deeptrain.evaluation.reading import Form
     from deeptrain.evaluation.scoring import Threshold
 
 WHO = "best_subset"
@@ -113,8 +113,7 @@ def best_subset(
         (('a', 'c'), 0.6666666666666666, 0.0)
     """
     scoring = Scoring.of(WHO, metric, mode, form, threshold)
-    known("mean", mean, ["rows", "batches"]) if mean is not None else None
-    if mean is not None and scoring.searches:
+    if mean is not None and known("mean", mean, ["rows", "batches"]) and scoring.searches:
         raise ValueError(
             f"{WHO}: mean={mean!r} with a threshold that is searched over several batches: leave one out"
         )
@@ -123,7 +122,7 @@ def best_subset(
         raise ValueError(f"{WHO}: found size={size}, expected at most {len(names)}, the number of batches")
     candidates = _candidates(scoring, groups, rows, mean)
     chosen, method = _search(candidates, size, at_least(0, f"{WHO}: rounds", rounds))
-    return _told(scoring, candidates, rows, names, chosen, method)
+    return _told(scoring.metric.name, candidates, names, chosen, method)
 
 
 Rows = tuple["NDArray[Any]", "NDArray[Any]", "NDArray[Any] | None"]
@@ -184,13 +183,17 @@ def best_of_means(means: Means, size: int) -> list[int]:
     largest terms; so q is raised to the quotient of these until they stay the same (Dinkelbach's method).
     """
     parts, weights = means.oriented_parts(), means.weights
+    if np.isposinf(parts).any() or np.isfinite(parts).sum() < size:
+        return sorted(np.argsort(-parts, kind="stable")[:size].tolist())  # there is nothing to weigh up
+    usable = np.flatnonzero(np.isfinite(parts))
+    parts, weights = parts[usable], weights[usable]
     best, quotient = np.arange(size), -np.inf
     at = parts.sum() / weights.sum()
     while True:
         chosen = np.argsort(-(parts - at * weights), kind="stable")[:size]
         at = parts[chosen].sum() / weights[chosen].sum()
         if not at > quotient:
-            return sorted(best.tolist())
+            return sorted(usable[best].tolist())
         best, quotient = chosen, at
 
 
@@ -245,9 +248,8 @@ def _others(candidates: Candidates, chosen: list[int]) -> NDArray[np.int64]:
 
 
 def _told(
-    scoring: Scoring,
+    metric: str,
     candidates: Candidates,
-    rows: Rows,
     names: NDArray[Any],
     chosen: list[int],
     method: Literal["exact", "every subset", "greedy"],
@@ -255,10 +257,10 @@ def _told(
     score, threshold = candidates.figure(chosen)
     if np.isnan(score):
         raise MetricError(
-            scoring.metric.name,
+            metric,
             f"is NaN for every subset of {len(chosen)} batches that was tried: give a larger size",
         )
     others = _others(candidates, chosen).tolist()
     rest = candidates.figure(others, threshold)[0] if others else None
     whole = candidates.figure(list(range(candidates.count)))[0]
-    return Subset(tuple(names[chosen].tolist()), score, rest, whole, threshold, scoring.metric.name, method)
+    return Subset(tuple(names[chosen].tolist()), score, rest, whole, threshold, metric, method)
