@@ -48,6 +48,11 @@ if TYPE_CHECKING:
     from deeptrain.data.series import Series, WithLengths, WithMask
     from deeptrain.data.windows import Windows
     from deeptrain.data.write import write_sets
+    from deeptrain.evaluation.ensemble import Ensemble, select_ensemble
+    from deeptrain.evaluation.metrics import Metric, metric_names, resolve_metric
+    from deeptrain.evaluation.own_metric import sklearn_metric
+    from deeptrain.evaluation.reading import MetricError
+    from deeptrain.evaluation.subset import Subset, best_subset
     from deeptrain.evaluation.validation import Validation
     from deeptrain.loggers.base import Logger
     from deeptrain.loggers.csv_files import CSVLogger
@@ -72,6 +77,15 @@ _LATER = {
     "CorruptCheckpoint": "deeptrain.checkpoint.format",
     "load_weights": "deeptrain.checkpoint.weights",
     "BatchLoader": "deeptrain.data.loader",
+    "Ensemble": "deeptrain.evaluation.ensemble",
+    "select_ensemble": "deeptrain.evaluation.ensemble",
+    "Metric": "deeptrain.evaluation.metrics",
+    "metric_names": "deeptrain.evaluation.metrics",
+    "resolve_metric": "deeptrain.evaluation.metrics",
+    "sklearn_metric": "deeptrain.evaluation.own_metric",
+    "MetricError": "deeptrain.evaluation.reading",
+    "Subset": "deeptrain.evaluation.subset",
+    "best_subset": "deeptrain.evaluation.subset",
     "Validation": "deeptrain.evaluation.validation",
     "FingerprintMismatch": "deeptrain.run.fingerprint",
     "SupervisedStep": "deeptrain.step.supervised",
@@ -135,6 +149,7 @@ __all__ = [
     "DeviceStats",
     "Display",
     "EarlyStopping",
+    "Ensemble",
     "Event",
     "Every",
     "Files",
@@ -145,6 +160,8 @@ __all__ = [
     "Ledger",
     "Logger",
     "MLflowLogger",
+    "Metric",
+    "MetricError",
     "NonFiniteError",
     "Outcome",
     "OwnStep",
@@ -157,6 +174,7 @@ __all__ = [
     "Series",
     "Stateful",
     "Step",
+    "Subset",
     "SupervisedStep",
     "TensorBoardLogger",
     "Throughput",
@@ -171,17 +189,22 @@ __all__ = [
     "Windows",
     "WithLengths",
     "WithMask",
+    "best_subset",
     "convert",
     "defaults",
     "digest",
     "find_batch_size",
     "find_lr",
     "load_weights",
+    "metric_names",
     "open_run",
     "reproducible",
     "reset_states",
+    "resolve_metric",
     "save_weights",
+    "select_ensemble",
     "set_defaults",
+    "sklearn_metric",
     "write_sets",
 ]
 

@@ -94,10 +94,10 @@ class Metric:
             `(groups, ...)`. `of_tallies` of a sum of some of them is the metric over the rows of these groups.
 
         Example:
-            >>> accuracy = resolve_metric("accuracy")
-            >>> found = accuracy.tallies([1, 0, 1], [1, 1, 1], np.array([0, 0, 1]))
-            >>> accuracy.of_tallies(found), accuracy.of_tallies(found.sum(axis=0))
-            (array([0.5, 1. ]), array(0.66666667))
+            >>> accuracy, groups = resolve_metric("accuracy"), torch.tensor([0, 0, 1]).numpy()
+            >>> found = accuracy.tallies([1, 0, 1], [1, 1, 1], groups)
+            >>> accuracy.of_tallies(found).tolist(), round(float(accuracy.of_tallies(found.sum(axis=0))), 3)
+            ([0.5, 1.0], 0.667)
         """
         if self._recipe.tally is None:
             raise TypeError(f"the metric {self.name!r} does not add up: call it on the rows themselves")
@@ -137,7 +137,7 @@ def resolve_metric(metric: Any, *, mode: Mode | None = None, form: Form | None =
         Metric('accuracy', mode='max', needs='threshold', form='probabilities')
         >>> resolve_metric("auc_roc")
         Traceback (most recent call last):
-        ValueError: metric: found 'auc_roc', which is none; near are 'auroc', 'auc', 'roc_auc'. ...
+        ValueError: metric: found 'auc_roc', which is none; near are 'auroc', 'auc', 'acc'. ...
     """
     if mode not in {None, "max", "min"}:
         raise ValueError(f'mode={mode!r}: expected "max" or "min"')

@@ -9,7 +9,7 @@ import numpy as np
 
 from deeptrain.evaluation.decisions import probabilities_of
 from deeptrain.evaluation.metrics import Metric, resolve_metric
-from deeptrain.evaluation.reading import array_of
+from deeptrain.evaluation.reading import TWO, array_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,11 +67,19 @@ class Scoring:
         return callable(self.threshold)
 
     def read(self, predictions: Any) -> tuple[NDArray[Any], Scoring]:
-        """Predictions as an array, logits as probabilities where a threshold is searched, and how to score them then."""
+        """Predictions as an array, and how to score them then.
+
+        Where a threshold is searched, logits become probabilities, and two columns that of class 1.
+        """
         array = array_of(predictions)
-        if self.searches and isinstance(self.metric, Metric) and self.metric.form == "logits":
-            return probabilities_of(array), self.on_probabilities()
-        return array, self
+        if not self.searches or not isinstance(self.metric, Metric):
+            return array, self
+        scoring = self
+        if self.metric.form == "logits":
+            array, scoring = probabilities_of(array), self.on_probabilities()
+        if array.ndim == TWO and array.shape[1] == TWO and self.metric.form != "scores":
+            array = array[:, 1]
+        return array.reshape(-1) if array.size == len(array) else array, scoring
 
     def on_probabilities(self) -> Scoring:
         """The same for predictions that were logits and are probabilities now."""
