@@ -48,7 +48,7 @@ class Judged(Protocol):
 
 
 def judged(
-    inputs: Inputs, given: tuple[Any, Any], metric: Any, mode: str | None, search: Search, grid: int
+    inputs: Inputs, given: tuple[Any, Any], metric: Any, mode: str | None, *, search: Search, grid: int
 ) -> Judged:
     """Put rows and a metric together. See `best_threshold` for what is taken as metric.
 

@@ -195,11 +195,19 @@ def best_threshold(
     _check_settings(bounds, preferred, bootstrap, folds, level)
     inputs = binary_inputs(scores, targets, sample_weight)
     search = Search(bounds or (-math.inf, math.inf), preferred)
-    rows = judged(inputs, (scores, targets), metric, mode, search, grid)
+    rows = judged(inputs, (scores, targets), metric, mode, search=search, grid=grid)
     found = rows.find()
     if found is None:
         raise EvaluationError(_nothing(rows, bounds))
-    return _told(rows, found, inputs.scores, bootstrap, min(folds, len(inputs.scores)), level, seed)
+    return _told(
+        rows,
+        found,
+        inputs.scores,
+        bootstrap=bootstrap,
+        folds=min(folds, len(inputs.scores)),
+        level=level,
+        seed=seed,
+    )
 
 
 def _check_settings(bounds: Any, preferred: float, bootstrap: int, folds: int, level: float) -> None:
@@ -224,7 +232,7 @@ def _nothing(rows: Judged, bounds: Any) -> str:
 
 
 def _told(
-    rows: Judged, found: Found, scores: NDArray[Any], bootstrap: int, folds: int, level: float, seed: int
+    rows: Judged, found: Found, scores: NDArray[Any], *, bootstrap: int, folds: int, level: float, seed: int
 ) -> Threshold:
     """Put together what is known of the threshold that was found."""
     drawn, dealt = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
