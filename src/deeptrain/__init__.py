@@ -47,6 +47,16 @@ if TYPE_CHECKING:
     from deeptrain.data.series import Series, WithLengths, WithMask
     from deeptrain.data.windows import Windows
     from deeptrain.data.write import write_sets
+    from deeptrain.evaluation.arrays import EvaluationError
+    from deeptrain.evaluation.calibration import (
+        IsotonicCalibration,
+        SigmoidCalibration,
+        TemperatureCalibration,
+    )
+    from deeptrain.evaluation.chosen import Threshold, Thresholds
+    from deeptrain.evaluation.confusion import CountMetric, expected_cost, f_beta, precision_at_recall
+    from deeptrain.evaluation.reliability import brier_score, calibration_error, reliability
+    from deeptrain.evaluation.threshold import best_threshold, best_thresholds
     from deeptrain.evaluation.validation import Validation
     from deeptrain.run.fingerprint import FingerprintMismatch
     from deeptrain.run.reader import open_run
@@ -63,6 +73,21 @@ _LATER = {
     "load_weights": "deeptrain.checkpoint.weights",
     "BatchLoader": "deeptrain.data.loader",
     "Validation": "deeptrain.evaluation.validation",
+    "EvaluationError": "deeptrain.evaluation.arrays",
+    "IsotonicCalibration": "deeptrain.evaluation.calibration",
+    "SigmoidCalibration": "deeptrain.evaluation.calibration",
+    "TemperatureCalibration": "deeptrain.evaluation.calibration",
+    "Threshold": "deeptrain.evaluation.chosen",
+    "Thresholds": "deeptrain.evaluation.chosen",
+    "CountMetric": "deeptrain.evaluation.confusion",
+    "expected_cost": "deeptrain.evaluation.confusion",
+    "f_beta": "deeptrain.evaluation.confusion",
+    "precision_at_recall": "deeptrain.evaluation.confusion",
+    "brier_score": "deeptrain.evaluation.reliability",
+    "calibration_error": "deeptrain.evaluation.reliability",
+    "reliability": "deeptrain.evaluation.reliability",
+    "best_threshold": "deeptrain.evaluation.threshold",
+    "best_thresholds": "deeptrain.evaluation.threshold",
     "FingerprintMismatch": "deeptrain.run.fingerprint",
     "SupervisedStep": "deeptrain.step.supervised",
     "Trainer": "deeptrain.trainer",
@@ -106,16 +131,19 @@ __all__ = [
     "Checkpoints",
     "CodecError",
     "CorruptCheckpoint",
+    "CountMetric",
     "DataError",
     "DeviceStats",
     "Display",
     "EarlyStopping",
+    "EvaluationError",
     "Event",
     "Every",
     "Files",
     "FingerprintMismatch",
     "FromDataset",
     "Interrupted",
+    "IsotonicCalibration",
     "LearningRateLog",
     "NonFiniteError",
     "Outcome",
@@ -126,9 +154,13 @@ __all__ = [
     "ReplayMismatch",
     "SeedSetter",
     "Series",
+    "SigmoidCalibration",
     "Stateful",
     "Step",
     "SupervisedStep",
+    "TemperatureCalibration",
+    "Threshold",
+    "Thresholds",
     "Throughput",
     "TimeLimit",
     "TornStateError",
@@ -139,10 +171,18 @@ __all__ = [
     "Windows",
     "WithLengths",
     "WithMask",
+    "best_threshold",
+    "best_thresholds",
+    "brier_score",
+    "calibration_error",
     "convert",
     "digest",
+    "expected_cost",
+    "f_beta",
     "load_weights",
     "open_run",
+    "precision_at_recall",
+    "reliability",
     "reproducible",
     "reset_states",
     "save_weights",

@@ -162,7 +162,7 @@ class _Opaque(NamedTuple):
 class _OfPredictions:
     """A metric of predictions and targets, over a grid of the cuts; the rows stay in their order."""
 
-    calibrated = None
+    calibrated: float | None = None
 
     def __init__(self, inputs: Inputs, given: tuple[Any, Any], metric: _Opaque, search: Search) -> None:
         self.name, self.mode = _name(metric.function), metric.mode
@@ -202,6 +202,7 @@ class _OfPredictions:
 
     def counts(self, threshold: float) -> Counts | None:
         del threshold
+        return None
 
     def at(self, threshold: float) -> float:
         return self._value(np.asarray(self._inputs.scores >= threshold))

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-_ROOM = 1e-6  # by which probabilities of float32 may be beyond 0 and 1, or sum to something else
+_ROOM = 1e-6  # by which probabilities of float32 may be beyond 0 and 1
+_SUM_ROOM = 1e-2  # by which those of bfloat16 may sum to something else than 1
 
 
 class Reliability(NamedTuple):
@@ -79,7 +80,7 @@ def reliability(
     edges = shares if by == "width" else np.unique(np.quantile(confidence, shares))
     within = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, max(len(edges) - 2, 0))
     weight, trust, true = (
-        np.bincount(within, weights=weights * each, minlength=max(len(edges) - 1, 1))
+        np.asarray(np.bincount(within, weights=weights * each, minlength=max(len(edges) - 1, 1)), np.float64)
         for each in (1.0, confidence, came_true)
     )
     kept = np.nonzero(weight)[0]
@@ -155,11 +156,11 @@ def _probabilities(probabilities: Any) -> Floats:
     )
     if array.ndim > 1:
         refuse_rows(
-            np.abs(array.sum(1) - 1) > 1e-2,
+            np.abs(array.sum(1) - 1) > _SUM_ROOM,
             "probabilities",
             "classes that do not sum to 1",
             "the softmax of logits",
-        )  # noqa: PLR2004 - of bfloat16
+        )
     return np.clip(array, 0, 1)
 
 

@@ -31,7 +31,7 @@ class Items(NamedTuple):
         edges: The thresholds that are looked at, ascending; see `Cuts`.
         group: The edge that each item lies at, shape (items,).
         positive: Its class.
-        count: How many rows it has.
+        rows: How many rows it has.
         mean: Their mean weight.
         deviation: The standard deviation of their weights.
         precision: The type of the scores.
@@ -40,7 +40,7 @@ class Items(NamedTuple):
     edges: NDArray[Any]
     group: NDArray[np.int64]
     positive: NDArray[np.bool_]
-    count: NDArray[np.int64]
+    rows: NDArray[np.int64]
     mean: NDArray[np.float64]
     deviation: NDArray[np.float64]
     precision: Precision
@@ -116,13 +116,13 @@ def _cells_of(
 
 def replicates(items: Items, number: int, random: np.random.Generator) -> Iterator[Cuts]:
     """Give the cuts of as many rows drawn from the rows with replacement, so often."""
-    total = int(items.count.sum())
-    apart = total == len(items.count)
+    total = int(items.rows.sum())
+    apart = total == len(items.rows)
     for _ in range(number):
         if apart:
             drawn = np.bincount(random.integers(0, total, total), minlength=total)
         else:
-            drawn = random.multinomial(total, items.count / total)
+            drawn = random.multinomial(total, items.rows / total)
         yield items.cuts(items.weigh(drawn, drawn.astype(np.float64), random))
 
 
@@ -141,12 +141,12 @@ def cross_fitted(
         True positives, false positives, true negatives, false negatives; None where a fold's threshold could not be found.
     """
     dealt = _deal(items, folds, random)
-    whole = items.count * items.mean
+    whole = items.rows * items.mean
     sums = np.zeros(4)
     for number in range(folds):
         out = dealt[:, number]
         # The rows of a fold are drawn without replacement: all rows, or none, vary by nothing.
-        left = out * (items.count - out) / np.maximum(items.count - 1, 1)
+        left = out * (items.rows - out) / np.maximum(items.rows - 1, 1)
         held = np.minimum(items.weigh(out, left, random), whole)
         threshold = choose(items.cuts(whole - held))
         if threshold is None:
@@ -159,9 +159,9 @@ def cross_fitted(
 
 def _deal(items: Items, folds: int, random: np.random.Generator) -> NDArray[np.int64]:
     """How many rows of each item each fold has, shape (items, folds)."""
-    if items.count.max() > 1:
-        return random.multinomial(items.count, np.full(folds, 1 / folds))
-    fold = np.empty(len(items.count), np.int64)
+    if items.rows.max() > 1:
+        return np.asarray(random.multinomial(items.rows, np.full(folds, 1 / folds)))
+    fold = np.empty(len(items.rows), np.int64)
     for mine in (items.positive, ~items.positive):
         fold[mine] = random.permutation(int(mine.sum())) % folds
-    return (fold[:, None] == np.arange(folds)).astype(np.int64)
+    return np.asarray(fold[:, None] == np.arange(folds), np.int64)
