@@ -38,6 +38,7 @@ types: .venv/.dev
 
 torture: .venv/.dev
 	$(PY) -m pytest -m torture -n 2 --timeout=0 -s
+	DEEPTRAIN_EXAMPLES=others $(PY) -m pytest -n 2 tests/data tests/evaluation
 
 bench: .venv/.dev
 	$(PY) benchmarks/loop.py

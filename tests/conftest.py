@@ -6,6 +6,12 @@ import random
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples each time, so that a change is judged by what it changes; `make torture` draws others.
+settings.register_profile("same", derandomize=True, deadline=None)
+if os.environ.get("DEEPTRAIN_EXAMPLES") != "others":
+    settings.load_profile("same")
 
 torch.set_num_threads(1)
 # Nor under the defaults of whoever runs them, also in the processes that they start.

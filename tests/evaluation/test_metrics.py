@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeptrain.evaluation.catalogue import ALIASES, NAMED
+from deeptrain.evaluation.catalogue import NAMED
 from deeptrain.evaluation.metrics import metric_names, resolve_metric, sklearn_metric
+from deeptrain.evaluation.names import ALIASES
 from deeptrain.evaluation.reading import MetricError
 
 SEED = st.integers(0, 2**32 - 1)
@@ -66,7 +67,9 @@ def test_decisions_between_two_classes(seed, rows, threshold, weighted):
     for name, theirs in of_decisions(sk()).items():
         expected = quietly(theirs, targets, decided, **more)
         found = resolve_metric(name)(scores, targets, threshold=threshold, **more)
-        assert found == pytest.approx(expected, **SAME), name
+        # A correlation of next to nothing is a difference of nearly equal sums, by the root of others.
+        same = SAME | {"abs": 1e-6} if name == "mcc" else SAME
+        assert found == pytest.approx(expected, **same), name
         assert resolve_metric(name)(decided, targets, **more) == found, name
     rates = [resolve_metric(name)(scores, targets, threshold=threshold, **more) for name in ("tpr", "tnr")]
     for name, expected in (("informedness", sum(rates) - 1), ("tpr*tnr", rates[0] * rates[1])):

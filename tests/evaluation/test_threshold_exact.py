@@ -32,7 +32,9 @@ def matthews(tp, fp, tn, fn):
 
 
 def precision_from_half(tp, fp, tn, fn):
-    return over(tp, tp + fp) if tp + fn > 0 and 2 * tp >= tp + fn else None
+    # With the room that sums of weights need.
+    enough = 2 * Fraction(tp) >= Fraction(tp + fn) * (1 - Fraction(1, 10**12))
+    return over(tp, tp + fp) if tp + fn > 0 and enough else None
 
 
 # Written apart from the product's, in exact fractions of the weights wherever there is no root.
@@ -40,7 +42,10 @@ PLAIN = {
     "accuracy": ("accuracy", lambda tp, fp, tn, fn: over(tp + tn, tp + fp + tn + fn)),
     "f1": ("f1", lambda tp, fp, tn, fn: over(2 * tp, 2 * tp + fp + fn)),
     "f3": (dt.f_beta(3), lambda tp, fp, tn, fn: over(10 * tp, 10 * tp + 9 * fn + fp)),
-    "balanced_accuracy": ("balanced_accuracy", lambda *c: (tpr(*c) + tnr(*c)) / 2),
+    "balanced_accuracy": (
+        "balanced_accuracy",
+        lambda *c: over(tpr(*c) + tnr(*c), (c[0] + c[3] > 0) + (c[1] + c[2] > 0)),
+    ),
     "informedness": ("informedness", lambda *c: tpr(*c) + tnr(*c) - 1),
     "tpr_tnr": ("tpr_tnr", lambda *c: tpr(*c) * tnr(*c)),
     "matthews": ("matthews", matthews),

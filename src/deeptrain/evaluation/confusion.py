@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from deeptrain.evaluation.names import ALIASES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -87,8 +89,10 @@ def _accuracy(tp: Values, fp: Values, tn: Values, fn: Values) -> Values:
     return _ratio(tp + tn, tp + tn + fp + fn)
 
 
-def _balanced_accuracy(*counts: Values) -> Values:
-    return (_tpr(*counts) + _tnr(*counts)) / 2
+def _balanced_accuracy(tp: Values, fp: Values, tn: Values, fn: Values) -> Values:
+    """The mean over those of the two classes that have rows, as scikit-learn has it."""
+    classes = np.sign(tp + fn) + np.sign(tn + fp)
+    return _ratio(_tpr(tp, fp, tn, fn) + _tnr(tp, fp, tn, fn), classes)
 
 
 def _informedness(*counts: Values) -> Values:
@@ -169,6 +173,7 @@ def expected_cost(c_fp: float, c_fn: float) -> CountMetric:
 COUNT_METRICS = {
     "accuracy": CountMetric("accuracy", _accuracy),
     "balanced_accuracy": CountMetric("balanced_accuracy", _balanced_accuracy),
+    "f0.5": f_beta(0.5),
     "f1": f_beta(1),
     "f2": f_beta(2),
     "informedness": CountMetric("informedness", _informedness),
@@ -180,12 +185,19 @@ COUNT_METRICS = {
 }
 
 
+# What the catalogue of metrics calls otherwise.
+_CATALOGUE = {"mcc": "matthews", "tpr*tnr": "tpr_tnr", "recall": "tpr", "specificity": "tnr"}
+
+
 def count_metric(name: str) -> CountMetric:
-    """Find a metric of confusion counts by its name.
+    """Find a metric of confusion counts by its name, or by any that `resolve_metric` knows it by.
 
     Raises:
         ValueError: There is none; the message lists near ones.
     """
+    if name not in COUNT_METRICS:
+        known = ALIASES.get(name.strip().lower().replace("-", "_").replace(" ", "_"), name)
+        name = _CATALOGUE.get(known, known)
     if name not in COUNT_METRICS:
         near = difflib.get_close_matches(name, COUNT_METRICS) or sorted(COUNT_METRICS)
         raise ValueError(

@@ -57,6 +57,8 @@ def judged(
     """
     if isinstance(metric, str):
         metric = count_metric(metric)
+    elif getattr(metric, "needs", None) == "threshold" and hasattr(metric, "adds_up") and metric.adds_up:
+        metric = count_metric(metric.name)  # a named one, resolved
     if mode not in {None, "max", "min"} or (
         isinstance(metric, CountMetric) and mode not in {None, metric.mode}
     ):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from deeptrain.evaluation.catalogue import ALIASES, NAMED, NO_LONGER
+from deeptrain.evaluation.catalogue import NAMED
+from deeptrain.evaluation.names import ALIASES, NO_LONGER
 from deeptrain.evaluation.own_metric import OwnMetric, sklearn_metric
 from deeptrain.evaluation.reading import FORMS, Given
 

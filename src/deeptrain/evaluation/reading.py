@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from deeptrain.data.errors import joined
+from deeptrain.evaluation.arrays import EvaluationError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +25,7 @@ FORMS = ("probabilities", "logits", "scores")
 TWO = 2  # classes, or axes
 
 
-class MetricError(ValueError):
+class MetricError(EvaluationError):
     """A metric cannot be computed; the message names the metric, what was found, and the rows.
 
     Args:
