@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     )
     from deeptrain.evaluation.chosen import Threshold, Thresholds
     from deeptrain.evaluation.confusion import CountMetric, expected_cost, f_beta, precision_at_recall
+    from deeptrain.evaluation.deciding import FindThreshold
     from deeptrain.evaluation.ensemble import Ensemble, select_ensemble
     from deeptrain.evaluation.metrics import Metric, metric_names, resolve_metric
     from deeptrain.evaluation.own_metric import sklearn_metric
@@ -101,6 +102,7 @@ _LATER = {
     "IsotonicCalibration": "deeptrain.evaluation.calibration",
     "SigmoidCalibration": "deeptrain.evaluation.calibration",
     "TemperatureCalibration": "deeptrain.evaluation.calibration",
+    "FindThreshold": "deeptrain.evaluation.deciding",
     "Threshold": "deeptrain.evaluation.chosen",
     "Thresholds": "deeptrain.evaluation.chosen",
     "CountMetric": "deeptrain.evaluation.confusion",
@@ -180,6 +182,7 @@ __all__ = [
     "Event",
     "Every",
     "Files",
+    "FindThreshold",
     "FingerprintMismatch",
     "FromDataset",
     "Interrupted",

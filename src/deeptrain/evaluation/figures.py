@@ -1,51 +1,157 @@
-"""The figures of a whole pass: loss and metrics over all of its rows, never a mean of batches' figures."""
+"""The figures of a whole pass: loss and metrics over all of its rows, never a mean of batches' figures; and what else was found."""
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+
 from deeptrain.data.batch import map_tensors
-from deeptrain.step.base import figure, measured
+from deeptrain.evaluation.deciding import FindThreshold, decide, scores_of
+from deeptrain.evaluation.measures import form_of, measure, needs_threshold, with_form
+from deeptrain.evaluation.reading import MetricError
+from deeptrain.evaluation.reliability import calibration_error
+from deeptrain.evaluation.subset import best_subset
 from deeptrain.step.row_weights import WeighsPasses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import torch
-
+    from deeptrain.evaluation.deciding import Decided
     from deeptrain.evaluation.judgement import Judged
+    from deeptrain.evaluation.measures import Resolved
+    from deeptrain.evaluation.reading import Form
     from deeptrain.evaluation.validation import Validation
     from deeptrain.step.base import Step
 
+Found = tuple[dict[str, float], dict[str, Any]]
+NAN = float("nan")
 
-def figures_of(validation: Validation, step: Step, part: Judged) -> dict[str, float]:
+
+def figures_of(validation: Validation, step: Step, part: Judged) -> Found:
     """Loss and metrics of what was judged.
 
+    Returns:
+        The figures by name; and what else is to be kept of the pass: the threshold, the calibration, the best subset.
+
     Raises:
-        ValueError: A metric gave something that is no number; the message names it.
+        ValueError: A metric gave something that is no number, or cannot be computed; the message names it.
     """
-    found: dict[str, float] = {}
+    form = validation.form or form_of(getattr(step, "loss", None))
+    figures: dict[str, float] = {}
     loss = _loss(step, part)
     if loss is not None:
-        found["loss"] = loss
+        figures["loss"] = loss
+    kept: dict[str, Any] = {}
+    decided = None
+    if isinstance(validation.threshold, FindThreshold):
+        decided = decide(validation.threshold, part.predictions, part.targets, part.rows, form)
+        figures["threshold"] = decided.best.threshold
+        kept["threshold"] = decided.best.state_dict()
     for name, metric in validation.metrics.items():
-        found[name] = float(figure(name, measured(name, _whole(metric), part.predictions, part.targets)))
-    return found
+        try:
+            figures |= _of_metric(name, with_form(metric, form), part, validation.threshold, decided)
+        except MetricError as error:
+            error.add_note(_named(part, error.rows))
+            raise
+    if validation.calibration is not None:
+        _calibrate(validation, part, form, figures, kept)
+    if validation.subset is not None:
+        _choose(validation, part, form, figures, kept)
+    return figures, kept
 
 
-def _whole(metric: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """A metric that adds up, as torchmetrics' do, begins anew with each pass."""
-    if not all(hasattr(metric, name) for name in ("update", "compute", "reset")):
-        return metric
+def _of_metric(
+    name: str,
+    metric: Resolved,
+    part: Judged,
+    threshold: float | FindThreshold | None,
+    decided: Decided | None,
+) -> dict[str, float]:
+    if decided is None or not needs_threshold(metric):
+        fixed = threshold if isinstance(threshold, float) and needs_threshold(metric) else None
+        return {
+            name: measure(name, metric, part.predictions, part.targets, weights=part.weights, threshold=fixed)
+        }
+    honest = NAN
+    targets = torch.from_numpy(decided.targets)
+    if decided.honest is not None:
+        honest = measure(
+            name, metric, torch.from_numpy(decided.honest), targets, weights=part.weights, threshold=0.5
+        )
+    scores = torch.from_numpy(np.ascontiguousarray(decided.scores))
+    plain = with_form(metric, "scores")
+    optimistic = measure(name, plain, scores, targets, weights=part.weights, threshold=decided.best.threshold)
+    return {name: honest, f"{name}_optimistic": optimistic}
 
-    def once(predictions: Any, targets: Any) -> Any:
-        fresh: Any = copy.deepcopy(metric)
-        fresh.reset()
-        fresh.update(predictions, targets)
-        return fresh.compute()
 
-    return once
+def _named(part: Judged, rows: list[int]) -> str:
+    """Which rows of which sets these are."""
+    if part.table is None or not rows:
+        return "of the validation's predictions"
+    names, places = part.table.identify(part.rows[rows])
+    few = ", ".join(f"{name}[{place}]" for name, place in zip(names[:6], places[:6].tolist(), strict=True))
+    return f"these rows are {few}{', ...' if len(rows) > 6 else ''} of the validation's data"  # noqa: PLR2004 - what a line holds
+
+
+# ---------------------------------------------------------------------- what else is found
+
+
+def _calibrate(
+    validation: Validation, part: Judged, form: Form | None, figures: dict[str, float], kept: dict[str, Any]
+) -> None:
+    """Fit the calibration on the pass's rows; say how far probabilities are off without it, and with one that other rows gave."""
+    assert validation.calibration is not None
+    predictions, targets = part.predictions, part.targets
+    made = validation.calibration().fit(predictions, targets)
+    kept["calibration"] = made.state_dict()
+    plain = scores_of(predictions, form)
+    figures["calibration_error"] = calibration_error(plain, targets)
+    half = np.random.default_rng(0).permutation(len(part)) % 2 == 0
+    calibrated = np.empty(len(part))
+    for mine in (half, ~half):
+        rows = torch.from_numpy(np.flatnonzero(~mine))
+        other = validation.calibration().fit(predictions[rows], targets[rows])
+        calibrated[mine] = scores_of(
+            np.asarray(other(predictions[torch.from_numpy(np.flatnonzero(mine))])), None
+        )
+    figures["calibration_error_calibrated"] = calibration_error(calibrated, targets)
+
+
+def _choose(
+    validation: Validation, part: Judged, form: Form | None, figures: dict[str, float], kept: dict[str, Any]
+) -> None:
+    """The batches on which the model does best by the key metric."""
+    assert validation.subset is not None
+    batches = np.concatenate([np.full(b.stop - b.start, b.index) for b in part.batches])
+    key = validation.key_metric.rpartition(".")[2]
+    size = min(validation.subset, len(part.batches))
+    if key == "loss":
+        chosen, score, rest = _by_loss(part, size)
+    else:
+        metric = with_form(validation.metrics[key], form)
+        found = best_subset(part.predictions, part.targets, batches, metric, size, mode=validation.mode)
+        chosen, score, rest = [int(each) for each in found.batches], found.score, found.rest
+    figures["subset_optimistic"], figures["subset_rest"] = score, NAN if rest is None else rest
+    sources = {b.index: [str(source) for source in b.sources] for b in part.batches}
+    kept["subset"] = {"batches": chosen, "sets": [sources[index] for index in chosen]}
+
+
+def _by_loss(part: Judged, size: int) -> tuple[list[int], float, float | None]:
+    """A mean over batches: those with the smallest are the best, exactly."""
+    known = sorted(
+        (batch.loss, batch.index)
+        for batch in part.batches
+        if batch.loss is not None and not np.isnan(batch.loss)
+    )
+    losses = [loss for loss, _ in known]
+    rest = losses[size:]
+    return (
+        sorted(index for _, index in known[:size]),
+        float(np.mean(losses[:size])) if known else NAN,
+        float(np.mean(rest)) if rest else None,
+    )
 
 
 # ---------------------------------------------------------------------- the loss

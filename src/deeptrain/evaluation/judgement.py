@@ -179,17 +179,24 @@ class Judgement(dict[str, float]):
     Args:
         figures: They.
         parts: What was judged, by the loader's name.
+        found: What was found besides, by the loader's name.
 
     Attributes:
+        found: A threshold, a calibration, a subset, by the loader's name, as the state holds them.
         parts: What was judged, by the loader's name; "" where there is one that has none. Empty where nothing was to be kept.
 
     Example:
         `trainer.validate(keep_predictions=True).judged.worst_batches()`
     """
 
-    def __init__(self, figures: Mapping[str, float], parts: Mapping[str, Judged]) -> None:
+    def __init__(
+        self,
+        figures: Mapping[str, float],
+        parts: Mapping[str, Judged],
+        found: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(figures)
-        self.parts = dict(parts)
+        self.parts, self.found = dict(parts), dict(found or {})
 
     @property
     def judged(self) -> Judged:

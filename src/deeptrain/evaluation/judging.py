@@ -6,6 +6,7 @@ state from the middle of a pass computes the pass again up to there, silently.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from functools import partial
 from time import monotonic
@@ -47,6 +48,8 @@ class Judging:
     Attributes:
         validation: What to validate on, how and when; None where there is no validation.
         feed: Its data.
+        found: What the newest recorded pass found beside figures, by the loader's name: a threshold, a calibration, a subset. Part
+            of the state, as `evaluation`.
         newest: What the newest pass of this process judged, by the loader's name; empty before the first.
     """
 
@@ -63,6 +66,7 @@ class Judging:
                 )
         self._pass: Pass | None = None
         self.newest: Mapping[str, Judged] = {}
+        self.found: dict[str, dict[str, Any]] = {}
 
     def feeds(self) -> list[Feed]:
         """The data of each of its loaders."""
@@ -236,7 +240,8 @@ class Judging:
 
     def _end(self, trainer: Trainer, validation: Validation, figures: dict[str, float]) -> None:
         if self._pass is not None:
-            self.newest, self._pass = self._pass.parts, None
+            self.newest, self.found = self._pass.parts, self._pass.kept
+            self._pass = None
         progress = trainer.progress
         progress.phase = Phase.TRAIN
         progress.validation.passes += 1
@@ -259,7 +264,7 @@ class Judging:
         place = feed.position
         try:
             whole = whole_pass(trainer, validation, feed)
-            return Judgement(whole.figures(), whole.parts if keep else {})
+            return Judgement(whole.figures(), whole.parts if keep else {}, whole.kept)
         finally:
             feed.seek(epoch=place.epoch, batch=place.batch)
 
@@ -278,6 +283,15 @@ class Judging:
     def data_state(self) -> dict[str, Any]:
         """The loader's part of the state tree; its cursor is `progress.validation.batches`."""
         return {} if self.feed is None else {"validation": {"settings": self.feed.settings()}}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the newest pass found; nothing where nothing is looked for."""
+        return {"evaluation": self.found} if self.found else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what the newest pass of a saved state found; the pass under way is not its."""
+        self._pass = None
+        self.found = copy.deepcopy(state.get("evaluation", {}))
 
     def close(self) -> None:
         """End the loader's workers."""

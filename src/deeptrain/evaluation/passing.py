@@ -8,7 +8,7 @@ that a process death cut short does exactly that: predictions are not saved, the
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -46,6 +46,7 @@ class Pass:
     Attributes:
         done: How many batches were gathered.
         ended: Whether they are all of the pass.
+        kept: What `figures` found besides, by the loader's name; plain values and arrays.
         parts: What was gathered, by the loader's name; "" where there is one that has none.
     """
 
@@ -68,6 +69,7 @@ class Pass:
         )
         self._rollback = Rollback(streams, step.modules())
         self.done, self.ended = 0, False
+        self.kept: dict[str, dict[str, Any]] = {}
         feeds = feed.feeds if isinstance(feed, Several) else {"": feed}
         self.parts = {name: Judged(name, validation.memory, place) for name in feeds}
         self._staged: Judged | None = None
@@ -162,6 +164,7 @@ class Pass:
             ValueError: A metric gave something that is no number; the message names it. Or there is nothing to judge.
         """
         found: dict[str, float] = {}
+        self.kept = {}
         with self._aside("figures"), torch.no_grad():
             for name, part in self.parts.items():
                 if not part.batches and any(other.batches for other in self.parts.values()):
@@ -169,7 +172,9 @@ class Pass:
                 if not len(part):
                     raise ValueError(_nothing(part))
                 before = f"{name}." if name else ""
-                figures = figures_of(self._validation, self._step, part)
+                figures, kept = figures_of(self._validation, self._step, part)
+                if kept:
+                    self.kept[name] = kept
                 found |= {f"{before}{key}": value for key, value in figures.items()}
         return found
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from deeptrain.evaluation.confusion import count_metric
+from deeptrain.evaluation.deciding import FindThreshold
 from deeptrain.evaluation.joining import JOINS
+from deeptrain.evaluation.measures import Given, needs_threshold, resolved
 from deeptrain.state.cadence import Every
 from deeptrain.step.row_weights import ClassWeights, RowWeights, SampleWeight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import torch
-
+    from deeptrain.evaluation.calibration import Calibration
     from deeptrain.evaluation.joining import Join
+    from deeptrain.evaluation.reading import Form
 
 MEMORY = 1 << 30
+_TOLD = ("limit", "join", "form", "subset")  # settings that are named only where they are set
 
 
 class Validation:
@@ -26,10 +30,11 @@ class Validation:
         loader: The validation data; a `BatchLoader`, a torch `DataLoader` or what else a trainer takes. Not the train loader. Several
             by name, `{"clean": ..., "noisy": ...}`, are gone through one after another in each pass, and their figures
             are `clean.loss`, `noisy.loss`.
-        metrics: Functions of `(predictions, targets)` by name, each called once a pass on the whole pass.
+        metrics: Each called once on the whole pass, never a mean of batches' figures: functions `(predictions, targets)` by name, which may
+            take `sample_weight` and `threshold` too; names, `["accuracy", "f1"]`, see `resolve_metric`; or torchmetrics' objects.
         key_metric: The figure that schedulers and the best checkpoints go by: "loss" or the name of a metric; of several
             loaders `"clean.loss"`, or `"loss"` for that of the first.
-        mode: Whether the "max" or the "min" of the key metric is the best; of the loss it is the smallest.
+        mode: Whether the "max" or the "min" of the key metric is the best; known of the loss and of named metrics.
         every: When to validate, by a count. By default after each epoch.
         limit: How many batches of each loader a pass has; None for all.
         memory: How many bytes of predictions, targets and weights a pass may hold of each loader, with the joined whole. Past
@@ -37,6 +42,14 @@ class Validation:
         join: How the predictions of a series' windows are put together before they are scored: "mean", by the windows'
             weights; "last", the last window alone; "later", the first once, the second twice and so on. None scores each
             window by itself.
+        threshold: From where on a row is positive, for the metrics that go by decisions: a number; or a `FindThreshold`, or the metric by
+            which the best one is found in each pass. Then the figure `threshold` is that of all rows; a metric's own figure
+            is that of rows called by thresholds which other rows chose, and `f1_optimistic` that of the best one on its own rows.
+        form: What fractions are, for named metrics: "probabilities", "logits" or "scores"; by default as the loss takes them.
+        calibration: A class of calibrations, such as `TemperatureCalibration`, fitted on each pass and kept in the state. The figure
+            `calibration_error` is that without it, `calibration_error_calibrated` that with one fitted on the other half.
+        subset: How many batches to choose on which the key metric is best; `subset_optimistic` is the metric over them and
+            `subset_rest` over the others.
         ledger: Whether to write down the loss of every row in each pass, for `deeptrain worst RUN`; see `Ledger`, which does it for
             training too.
         class_weights: A weight in the validation loss for the rows of each class, `{0: 3, 1: 1}`, or `"balanced"`, counted
@@ -45,6 +58,7 @@ class Validation:
         sample_weight: A function of a batch that gives a weight for each row, `(size,)`, likewise.
 
     Attributes:
+        metrics: The metrics by name.
         save_skip: Paths of its state (`data.validation`) that `trainer.save` leaves out; none unless they are set.
         load_skip: Those that `trainer.load` leaves as they are.
 
@@ -64,27 +78,29 @@ class Validation:
         self,
         loader: Any,
         *,
-        metrics: Mapping[str, Callable[[Any, Any], float | torch.Tensor]] | None = None,
+        metrics: Given = None,
         key_metric: str = "loss",
         mode: Literal["max", "min"] | None = None,
         every: Every | None = None,
         limit: int | None = None,
         memory: int = MEMORY,
         join: Join | None = None,
+        threshold: float | FindThreshold | str | Callable[..., Any] | None = None,
+        form: Form | None = None,
+        calibration: type[Calibration] | None = None,
+        subset: int | None = None,
         ledger: bool = False,
         class_weights: ClassWeights = None,
         sample_weight: SampleWeight = None,
     ) -> None:
-        if metrics is not None and not hasattr(metrics, "items"):
-            raise TypeError(
-                f"metrics={metrics!r}: expected functions by name, such as {{'accuracy': accuracy}}"
-            )
         self.loader = loader
         self.limit, self.memory, self.join, self.ledger = limit, memory, join, ledger
         self.loaders = _by_name(loader)
-        self.metrics = dict(metrics or {})
+        self.metrics = resolved(metrics)
+        self.threshold = _threshold(threshold)
+        self.form, self.calibration, self.subset = form, calibration, subset
         self.key_metric = self._key(key_metric)
-        self.mode = "min" if mode is None and self.key_metric.rpartition(".")[2] == "loss" else mode
+        self.mode = self._mode() if mode is None else mode
         self.every = every or Every(epochs=1)
         self.row_weights = RowWeights(class_weights, sample_weight)
         if mode not in {None, "max", "min"}:
@@ -103,8 +119,21 @@ class Validation:
 
     def names(self) -> list[str]:
         """The figures of a pass."""
-        known = sorted({"loss", *self.metrics})
+        known = ["loss", *self.metrics]
+        if isinstance(self.threshold, FindThreshold):
+            decided = [name for name, metric in self.metrics.items() if needs_threshold(metric)]
+            known += ["threshold", *(f"{name}_optimistic" for name in decided)]
+        known += ["calibration_error", "calibration_error_calibrated"] if self.calibration else []
+        known += ["subset_optimistic", "subset_rest"] if self.subset else []
         return [f"{loader}.{name}" if loader else name for loader in self.loaders for name in known]
+
+    def _mode(self) -> Literal["max", "min"] | None:
+        """Which values of the key metric are better, where that is known."""
+        name = self.key_metric.rpartition(".")[2]
+        if name in {"loss", "calibration_error", "calibration_error_calibrated"}:
+            return "min"
+        metric = self.metrics.get(name) or self.metrics.get(name.removesuffix("_optimistic"))
+        return None if metric is None else metric.mode
 
     def _key(self, name: str) -> str:
         first = next(iter(self.loaders))
@@ -112,7 +141,7 @@ class Validation:
         for found in (name, f"{first}.{name}"):
             if found in known:
                 return found
-        raise ValueError(f"key_metric={name!r} is none of this validation's figures {known}")
+        raise ValueError(f"key_metric={name!r} is none of this validation's figures {sorted(known)}")
 
     def __repr__(self) -> str:
         return f"Validation(metrics={sorted(self.metrics)}, key_metric={self.key_metric!r}, every={self.every!r})"
@@ -120,8 +149,20 @@ class Validation:
     def settings(self) -> dict[str, Any]:
         """Plain values that describe it, for the run's fingerprint."""
         made = {"metrics": sorted(self.metrics), "key_metric": self.key_metric, "every": repr(self.every)}
-        made |= {name: getattr(self, name) for name in ("limit", "join") if getattr(self, name) is not None}
+        made |= {name: getattr(self, name) for name in _TOLD if getattr(self, name) is not None}
+        if self.threshold is not None:
+            made["threshold"] = repr(self.threshold)
+        if self.calibration is not None:
+            made["calibration"] = self.calibration.__name__
         return made | self.row_weights.settings()
+
+
+def _threshold(given: Any) -> float | FindThreshold | None:
+    if given is None or isinstance(given, FindThreshold):
+        return given
+    if isinstance(given, (int, float)) and not isinstance(given, bool):
+        return float(given)
+    return FindThreshold(metric=count_metric(given) if isinstance(given, str) else given)
 
 
 def _by_name(loader: Any) -> dict[str, Any]:

@@ -38,6 +38,7 @@ def gather(trainer: Trainer, history: dict[str, Any] | None = None) -> dict[str,
         "history": trainer.history.state_dict() if history is None else history,
         "callbacks": callbacks,
         "steering": trainer.steering.state_dict(),
+        **trainer.judging.state_dict(),
         **({"replaced": copy.deepcopy(trainer.replaced)} if trainer.replaced else {}),
         **trainer.handlers.extra_state(),
     }
@@ -54,7 +55,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
     trainer.train.load_state_dict(state["data"]["train"])
     trainer.seed = state["seed"]
     trainer.replaced = copy.deepcopy(state.get("replaced", []))
-    trainer.judging.forget()
+    trainer.judging.load_state_dict(state)
     trainer.steering.load_state_dict(state["steering"])
     progress = _progress(trainer, state["progress"])
     # After all that may draw from them is built.

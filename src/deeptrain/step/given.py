@@ -29,8 +29,11 @@ def check_given(loss: Any, scheduler: Any, metrics: Any, scheduler_by: Any) -> N
                 f"{name}={thing.__name__} is a class, expected an instance or a function: write {thing.__name__}(...), "
                 "or for a scheduler lambda optimizer, totals: ..."
             )
-    if metrics is not None and not hasattr(metrics, "items"):
-        raise TypeError(f"metrics={metrics!r}: expected functions by name, such as {{'accuracy': accuracy}}")
+    names = isinstance(metrics, list | tuple) and all(isinstance(name, str) for name in metrics)
+    if metrics is not None and not hasattr(metrics, "items") and not names:
+        raise TypeError(
+            f"metrics={metrics!r}: expected functions by name, such as {{'accuracy': accuracy}}, or names, ['accuracy']"
+        )
     if scheduler_by not in {None, "updates", "batches", "epochs", "validations"}:
         raise ValueError(
             f"scheduler_by={scheduler_by!r}: expected 'updates', 'batches', 'epochs' or 'validations'"

@@ -17,6 +17,7 @@ from deeptrain.data.batch import map_tensors
 from deeptrain.step.base import Applied, Outcome, Totals
 from deeptrain.step.ema import Average
 from deeptrain.step.given import accepted, check_given, check_optimizer, described, name_of, plain_model
+from deeptrain.step.measuring import by_name
 from deeptrain.step.nonfinite import NonFiniteError, Watch
 from deeptrain.step.own_loss import call, parted
 from deeptrain.step.parts import (
@@ -69,7 +70,8 @@ class SupervisedStep(Scheduling, Updating):
             update, and `ReduceLROnPlateau` after each validation.
         scheduler_on: The validation's figure that `ReduceLROnPlateau` goes by; the key metric by default.
         metrics: Train metrics by name: functions of `(predictions, targets)`, computed on the outputs that
-            are there anyway, without gradients; or objects that add up, such as torchmetrics has.
+            are there anyway, without gradients; objects that add up, such as torchmetrics has; or names, `["accuracy"]`,
+            see `resolve_metric`.
         class_weights: A weight in the loss for the rows of each class, `{0: 3, 1: 1}`, or `"balanced"`, counted from the
             labels of the train loader. See `RowWeights`.
         sample_weight: A function of a batch that gives a weight for each row, `(size,)`, on top of the classes' and of the
@@ -123,7 +125,7 @@ class SupervisedStep(Scheduling, Updating):
         | None = None,
         scheduler_by: Unit | None = None,
         scheduler_on: str | None = None,
-        metrics: Mapping[str, Callable[[Any, Any], float | torch.Tensor]] | None = None,
+        metrics: Mapping[str, str | Callable[[Any, Any], float | torch.Tensor]] | Sequence[str] | None = None,
         class_weights: ClassWeights = None,
         sample_weight: SampleWeight = None,
         accumulate: int = 1,
@@ -140,7 +142,7 @@ class SupervisedStep(Scheduling, Updating):
         self.device = default_device() if device is None else torch.device(device)
         self.called = model.to(self.device)
         self.model = plain_model(self.called)
-        self.metrics = dict(metrics or {})
+        self.metrics = by_name(metrics, loss)
         self._measuring = TrainMetrics(self.metrics)
         self._measuring.to(self.device)
         self.scheduler_on = scheduler_on
