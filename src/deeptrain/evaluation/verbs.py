@@ -24,6 +24,15 @@ class JudgingVerbs(TrainerPart):
 
     judging: Judging
 
+    @property
+    def findings(self) -> dict[str, Any]:
+        """What the newest recorded pass found beside figures: `threshold`, `calibration`, `subset`, as their `state_dict` gives them.
+
+        Of several loaders by their names. Part of the state, as `evaluation`. Empty before the first pass, and where nothing is looked for.
+        """
+        found = self.judging.found
+        return dict(found.get("", found))
+
     def validate(
         self, *, record: bool = False, keep_predictions: bool = False, callbacks: bool = False
     ) -> Judgement:
