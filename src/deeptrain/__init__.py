@@ -49,21 +49,26 @@ if TYPE_CHECKING:
     from deeptrain.data.windows import Windows
     from deeptrain.data.write import write_sets
     from deeptrain.evaluation.arrays import EvaluationError
-    from deeptrain.evaluation.calibration import (
+    from deeptrain.evaluation.choosing.ensemble import Ensemble, select_ensemble
+    from deeptrain.evaluation.choosing.subset import Subset, best_subset
+    from deeptrain.evaluation.deciding import FindThreshold
+    from deeptrain.evaluation.metrics.named import Metric, metric_names, resolve_metric
+    from deeptrain.evaluation.metrics.own_metric import sklearn_metric
+    from deeptrain.evaluation.metrics.reading import MetricError
+    from deeptrain.evaluation.thresholds.calibration import (
         IsotonicCalibration,
         SigmoidCalibration,
         TemperatureCalibration,
     )
-    from deeptrain.evaluation.chosen import Threshold, Thresholds
-    from deeptrain.evaluation.confusion import CountMetric, expected_cost, f_beta, precision_at_recall
-    from deeptrain.evaluation.deciding import FindThreshold
-    from deeptrain.evaluation.ensemble import Ensemble, select_ensemble
-    from deeptrain.evaluation.metrics import Metric, metric_names, resolve_metric
-    from deeptrain.evaluation.own_metric import sklearn_metric
-    from deeptrain.evaluation.reading import MetricError
-    from deeptrain.evaluation.reliability import brier_score, calibration_error, reliability
-    from deeptrain.evaluation.subset import Subset, best_subset
-    from deeptrain.evaluation.threshold import best_threshold, best_thresholds
+    from deeptrain.evaluation.thresholds.chosen import Threshold, Thresholds
+    from deeptrain.evaluation.thresholds.confusion import (
+        CountMetric,
+        expected_cost,
+        f_beta,
+        precision_at_recall,
+    )
+    from deeptrain.evaluation.thresholds.reliability import brier_score, calibration_error, reliability
+    from deeptrain.evaluation.thresholds.threshold import best_threshold, best_thresholds
     from deeptrain.evaluation.validation import Validation
     from deeptrain.loggers.base import Logger
     from deeptrain.loggers.csv_files import CSVLogger
@@ -88,32 +93,32 @@ _LATER = {
     "CorruptCheckpoint": "deeptrain.checkpoint.format",
     "load_weights": "deeptrain.checkpoint.weights",
     "BatchLoader": "deeptrain.data.loader",
-    "Ensemble": "deeptrain.evaluation.ensemble",
-    "select_ensemble": "deeptrain.evaluation.ensemble",
-    "Metric": "deeptrain.evaluation.metrics",
-    "metric_names": "deeptrain.evaluation.metrics",
-    "resolve_metric": "deeptrain.evaluation.metrics",
-    "sklearn_metric": "deeptrain.evaluation.own_metric",
-    "MetricError": "deeptrain.evaluation.reading",
-    "Subset": "deeptrain.evaluation.subset",
-    "best_subset": "deeptrain.evaluation.subset",
+    "Ensemble": "deeptrain.evaluation.choosing.ensemble",
+    "select_ensemble": "deeptrain.evaluation.choosing.ensemble",
+    "Metric": "deeptrain.evaluation.metrics.named",
+    "metric_names": "deeptrain.evaluation.metrics.named",
+    "resolve_metric": "deeptrain.evaluation.metrics.named",
+    "sklearn_metric": "deeptrain.evaluation.metrics.own_metric",
+    "MetricError": "deeptrain.evaluation.metrics.reading",
+    "Subset": "deeptrain.evaluation.choosing.subset",
+    "best_subset": "deeptrain.evaluation.choosing.subset",
     "Validation": "deeptrain.evaluation.validation",
     "EvaluationError": "deeptrain.evaluation.arrays",
-    "IsotonicCalibration": "deeptrain.evaluation.calibration",
-    "SigmoidCalibration": "deeptrain.evaluation.calibration",
-    "TemperatureCalibration": "deeptrain.evaluation.calibration",
+    "IsotonicCalibration": "deeptrain.evaluation.thresholds.calibration",
+    "SigmoidCalibration": "deeptrain.evaluation.thresholds.calibration",
+    "TemperatureCalibration": "deeptrain.evaluation.thresholds.calibration",
     "FindThreshold": "deeptrain.evaluation.deciding",
-    "Threshold": "deeptrain.evaluation.chosen",
-    "Thresholds": "deeptrain.evaluation.chosen",
-    "CountMetric": "deeptrain.evaluation.confusion",
-    "expected_cost": "deeptrain.evaluation.confusion",
-    "f_beta": "deeptrain.evaluation.confusion",
-    "precision_at_recall": "deeptrain.evaluation.confusion",
-    "brier_score": "deeptrain.evaluation.reliability",
-    "calibration_error": "deeptrain.evaluation.reliability",
-    "reliability": "deeptrain.evaluation.reliability",
-    "best_threshold": "deeptrain.evaluation.threshold",
-    "best_thresholds": "deeptrain.evaluation.threshold",
+    "Threshold": "deeptrain.evaluation.thresholds.chosen",
+    "Thresholds": "deeptrain.evaluation.thresholds.chosen",
+    "CountMetric": "deeptrain.evaluation.thresholds.confusion",
+    "expected_cost": "deeptrain.evaluation.thresholds.confusion",
+    "f_beta": "deeptrain.evaluation.thresholds.confusion",
+    "precision_at_recall": "deeptrain.evaluation.thresholds.confusion",
+    "brier_score": "deeptrain.evaluation.thresholds.reliability",
+    "calibration_error": "deeptrain.evaluation.thresholds.reliability",
+    "reliability": "deeptrain.evaluation.thresholds.reliability",
+    "best_threshold": "deeptrain.evaluation.thresholds.threshold",
+    "best_thresholds": "deeptrain.evaluation.thresholds.threshold",
     "FingerprintMismatch": "deeptrain.run.fingerprint",
     "SupervisedStep": "deeptrain.step.supervised",
     "Trainer": "deeptrain.trainer",

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import deeptrain as dt
-from deeptrain.evaluation.confusion import COUNT_METRICS, count_metric
-from deeptrain.evaluation.names import ALIASES
+from deeptrain.evaluation.metrics.names import ALIASES
+from deeptrain.evaluation.thresholds.confusion import COUNT_METRICS, count_metric
 
 GENERATOR = np.random.default_rng(0)
 

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeptrain.evaluation.ensemble import select_ensemble
-from deeptrain.evaluation.metrics import resolve_metric
-from deeptrain.evaluation.reading import MetricError
+from deeptrain.evaluation.choosing.ensemble import select_ensemble
+from deeptrain.evaluation.metrics.named import resolve_metric
+from deeptrain.evaluation.metrics.reading import MetricError
 
 SEED = st.integers(0, 2**32 - 1)
 

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeptrain.evaluation.catalogue import NAMED
-from deeptrain.evaluation.metrics import metric_names, resolve_metric, sklearn_metric
-from deeptrain.evaluation.names import ALIASES
-from deeptrain.evaluation.reading import MetricError
+from deeptrain.evaluation.metrics.catalogue import NAMED
+from deeptrain.evaluation.metrics.named import metric_names, resolve_metric, sklearn_metric
+from deeptrain.evaluation.metrics.names import ALIASES
+from deeptrain.evaluation.metrics.reading import MetricError
 
 SEED = st.integers(0, 2**32 - 1)
 ROWS = st.integers(1, 40)

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeptrain.evaluation.metrics import resolve_metric
-from deeptrain.evaluation.reading import MetricError
-from deeptrain.evaluation.subset import FEW, best_subset
+from deeptrain.evaluation.choosing.subset import FEW, best_subset
+from deeptrain.evaluation.metrics.named import resolve_metric
+from deeptrain.evaluation.metrics.reading import MetricError
 
 SEED = st.integers(0, 2**32 - 1)
 NAMES = [

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import deeptrain as dt
-from deeptrain.evaluation import resampling
 from deeptrain.evaluation.arrays import binary_inputs
-from deeptrain.evaluation.cuts import cuts_of, sort_rows
+from deeptrain.evaluation.thresholds import resampling
+from deeptrain.evaluation.thresholds.cuts import cuts_of, sort_rows
 
 
 def drawn(rows, seed=0, positive=0.3, apart=1.5):

@@ -192,7 +192,7 @@ def assert_chosen_plateau(got, runs, ends):
 @pytest.mark.parametrize("metric", sorted(PLAIN))
 def test_many_blocks_of_cuts(metric, monkeypatch):
     """The search goes over the cuts block by block; a plateau that lies across two blocks is one."""
-    from deeptrain.evaluation import search
+    from deeptrain.evaluation.thresholds import search
 
     generator = np.random.default_rng(5)
     scores, targets = generator.random(900).round(3), generator.random(900) < 0.3
@@ -202,7 +202,7 @@ def test_many_blocks_of_cuts(metric, monkeypatch):
 
 
 def test_one_plateau_over_several_blocks(monkeypatch):
-    from deeptrain.evaluation import search
+    from deeptrain.evaluation.thresholds import search
 
     monkeypatch.setattr(search, "_BLOCK", 4)
     scores, zeros = np.linspace(0, 1, 41), np.zeros(41)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deeptrain.evaluation.arrays import EvaluationError
-from deeptrain.evaluation.decisions import probabilities_of
-from deeptrain.evaluation.reading import array_of
-from deeptrain.evaluation.threshold import best_threshold
+from deeptrain.evaluation.metrics.decisions import probabilities_of
+from deeptrain.evaluation.metrics.reading import array_of
+from deeptrain.evaluation.thresholds.threshold import best_threshold
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from deeptrain.data.batch import RowIds
-    from deeptrain.evaluation.chosen import Threshold
-    from deeptrain.evaluation.confusion import CountMetric
-    from deeptrain.evaluation.reading import Form
+    from deeptrain.evaluation.metrics.reading import Form
+    from deeptrain.evaluation.thresholds.chosen import Threshold
+    from deeptrain.evaluation.thresholds.confusion import CountMetric
 
 TWO = 2  # columns, or classes
 

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from deeptrain.data.batch import map_tensors
+from deeptrain.evaluation.choosing.subset import best_subset
 from deeptrain.evaluation.deciding import FindThreshold, decide, scores_of
 from deeptrain.evaluation.measures import form_of, measure, needs_threshold, with_form
-from deeptrain.evaluation.reading import MetricError
-from deeptrain.evaluation.reliability import calibration_error
-from deeptrain.evaluation.subset import best_subset
+from deeptrain.evaluation.metrics.reading import MetricError
+from deeptrain.evaluation.thresholds.reliability import calibration_error
 from deeptrain.step.row_weights import WeighsPasses
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from deeptrain.evaluation.deciding import Decided
     from deeptrain.evaluation.judgement import Judged
     from deeptrain.evaluation.measures import Resolved
-    from deeptrain.evaluation.reading import Form
+    from deeptrain.evaluation.metrics.reading import Form
     from deeptrain.evaluation.validation import Validation
     from deeptrain.step.base import Step
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import nn
 
-from deeptrain.evaluation.metrics import Metric, resolve_metric
-from deeptrain.evaluation.own_metric import OwnMetric
+from deeptrain.evaluation.metrics.named import Metric, resolve_metric
+from deeptrain.evaluation.metrics.own_metric import OwnMetric
 from deeptrain.step.base import figure, measured
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from deeptrain.evaluation.reading import Form
+    from deeptrain.evaluation.metrics.reading import Form
 
 Given: TypeAlias = "Mapping[str, str | Callable[..., Any]] | Sequence[str] | None"
 Resolved: TypeAlias = "Metric | OwnMetric"

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from deeptrain.evaluation.confusion import count_metric
 from deeptrain.evaluation.deciding import FindThreshold
 from deeptrain.evaluation.joining import JOINS
 from deeptrain.evaluation.measures import Given, needs_threshold, resolved
+from deeptrain.evaluation.thresholds.confusion import count_metric
 from deeptrain.state.cadence import Every
 from deeptrain.step.row_weights import ClassWeights, RowWeights, SampleWeight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from deeptrain.evaluation.calibration import Calibration
     from deeptrain.evaluation.joining import Join
-    from deeptrain.evaluation.reading import Form
+    from deeptrain.evaluation.metrics.reading import Form
+    from deeptrain.evaluation.thresholds.calibration import Calibration
 
 MEMORY = 1 << 30
 _TOLD = ("limit", "join", "form", "subset")  # settings that are named only where they are set

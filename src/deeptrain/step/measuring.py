@@ -30,8 +30,8 @@ def by_name(
 
 def _named(name: str, loss: Any) -> Callable[[Any, Any], float]:
     from deeptrain.evaluation.measures import form_of, with_form  # noqa: PLC0415 - who names none does not pay for them
-    from deeptrain.evaluation.metrics import resolve_metric  # noqa: PLC0415
-    from deeptrain.evaluation.reading import MetricError, array_of  # noqa: PLC0415
+    from deeptrain.evaluation.metrics.named import resolve_metric  # noqa: PLC0415
+    from deeptrain.evaluation.metrics.reading import MetricError, array_of  # noqa: PLC0415
 
     metric = with_form(resolve_metric(name), form_of(loss))
 

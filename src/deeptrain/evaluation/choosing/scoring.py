@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deeptrain.evaluation.decisions import probabilities_of
-from deeptrain.evaluation.metrics import Metric, resolve_metric
-from deeptrain.evaluation.reading import TWO, array_of
+from deeptrain.evaluation.metrics.decisions import probabilities_of
+from deeptrain.evaluation.metrics.named import Metric, resolve_metric
+from deeptrain.evaluation.metrics.reading import TWO, array_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from deeptrain.evaluation.metrics import Mode
-    from deeptrain.evaluation.own_metric import OwnMetric
-    from deeptrain.evaluation.reading import Floats, Form
+    from deeptrain.evaluation.metrics.named import Mode
+    from deeptrain.evaluation.metrics.own_metric import OwnMetric
+    from deeptrain.evaluation.metrics.reading import Floats, Form
 
     Threshold = float | Callable[..., Any] | None
 

@@ -6,7 +6,7 @@ import inspect
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
 
-from deeptrain.evaluation.reading import MetricError, array_of
+from deeptrain.evaluation.metrics.reading import MetricError, array_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from deeptrain.evaluation import decisions, formulas
-from deeptrain.evaluation.reading import Classes, MetricError, read_values
+from deeptrain.evaluation.metrics import decisions, formulas
+from deeptrain.evaluation.metrics.reading import Classes, MetricError, read_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from deeptrain.evaluation.reading import Floats, Given
+    from deeptrain.evaluation.metrics.reading import Floats, Given
 
 Needs = Literal["threshold", "classes", "scores", "values"]
 

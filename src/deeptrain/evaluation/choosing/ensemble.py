@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deeptrain.data.checks import at_least
-from deeptrain.evaluation.blending import WHO, How, Library, selected
-from deeptrain.evaluation.reading import MetricError, array_of
-from deeptrain.evaluation.scoring import Scoring, rows_of
+from deeptrain.evaluation.choosing.blending import WHO, How, Library, selected
+from deeptrain.evaluation.choosing.scoring import Scoring, rows_of
+from deeptrain.evaluation.metrics.reading import MetricError, array_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
-    from deeptrain.evaluation.metrics import Metric, Mode
-    from deeptrain.evaluation.own_metric import OwnMetric
-    from deeptrain.evaluation.reading import Floats, Form
-    from deeptrain.evaluation.scoring import Threshold
+    from deeptrain.evaluation.choosing.scoring import Threshold
+    from deeptrain.evaluation.metrics.named import Metric, Mode
+    from deeptrain.evaluation.metrics.own_metric import OwnMetric
+    from deeptrain.evaluation.metrics.reading import Floats, Form
 
 DECIDED = 0.5  # what 0 and 1 are parted at
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from deeptrain.evaluation.cuts import Cuts
+    from deeptrain.evaluation.thresholds.cuts import Cuts
 
 _BLOCK = 1 << 15  # cuts whose counts and scores fit into a core's cache
 _ROUNDING = 1e-12  # of the largest score: less is no difference

@@ -9,18 +9,18 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from deeptrain.evaluation.catalogue import NAMED
-from deeptrain.evaluation.names import ALIASES, NO_LONGER
-from deeptrain.evaluation.own_metric import OwnMetric, sklearn_metric
-from deeptrain.evaluation.reading import FORMS, Given
+from deeptrain.evaluation.metrics.catalogue import NAMED
+from deeptrain.evaluation.metrics.names import ALIASES, NO_LONGER
+from deeptrain.evaluation.metrics.own_metric import OwnMetric, sklearn_metric
+from deeptrain.evaluation.metrics.reading import FORMS, Given
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from deeptrain.evaluation.catalogue import Recipe
-    from deeptrain.evaluation.reading import Floats, Form
+    from deeptrain.evaluation.metrics.catalogue import Recipe
+    from deeptrain.evaluation.metrics.reading import Floats, Form
 
 __all__ = ["Metric", "OwnMetric", "metric_names", "resolve", "resolve_metric", "sklearn_metric"]
 

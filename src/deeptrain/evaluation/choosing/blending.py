@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deeptrain.data.checks import at_least
-from deeptrain.evaluation.decisions import probabilities_of
-from deeptrain.evaluation.reading import array_of
+from deeptrain.evaluation.metrics.decisions import probabilities_of
+from deeptrain.evaluation.metrics.reading import array_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
-    from deeptrain.evaluation.reading import Floats
+    from deeptrain.evaluation.metrics.reading import Floats
 
 WHO = "select_ensemble"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from deeptrain.evaluation.names import ALIASES
+from deeptrain.evaluation.metrics.names import ALIASES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

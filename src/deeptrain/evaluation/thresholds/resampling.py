@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from deeptrain.evaluation.cuts import Cuts, Rows
+from deeptrain.evaluation.thresholds.cuts import Cuts, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

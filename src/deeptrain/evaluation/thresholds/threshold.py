@@ -16,18 +16,18 @@ from deeptrain.evaluation.arrays import (
     refuse_lengths,
     refuse_rows,
 )
-from deeptrain.evaluation.chosen import Interval, Threshold, Thresholds
-from deeptrain.evaluation.judged import judged
-from deeptrain.evaluation.search import Search
+from deeptrain.evaluation.thresholds.chosen import Interval, Threshold, Thresholds
+from deeptrain.evaluation.thresholds.judged import judged
+from deeptrain.evaluation.thresholds.search import Search
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from deeptrain.evaluation.confusion import CountMetric
-    from deeptrain.evaluation.judged import Judged
-    from deeptrain.evaluation.search import Found
+    from deeptrain.evaluation.thresholds.confusion import CountMetric
+    from deeptrain.evaluation.thresholds.judged import Judged
+    from deeptrain.evaluation.thresholds.search import Found
 
     Metric = str | CountMetric | Callable[..., Any]
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from deeptrain.evaluation.metrics import Metric
+from deeptrain.evaluation.metrics.named import Metric
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from deeptrain.evaluation.reading import Floats
-    from deeptrain.evaluation.scoring import Scoring
+    from deeptrain.evaluation.choosing.scoring import Scoring
+    from deeptrain.evaluation.metrics.reading import Floats
 
 
 class Candidates(Protocol):

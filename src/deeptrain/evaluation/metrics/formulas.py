@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from deeptrain.evaluation.reading import Classes, Floats, Scores, Values
+    from deeptrain.evaluation.metrics.reading import Classes, Floats, Scores, Values
 
 SMALLEST = float(np.finfo(np.float64).eps)  # of a target, in a relative error
 

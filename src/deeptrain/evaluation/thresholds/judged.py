@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from deeptrain.evaluation.arrays import EvaluationError, Inputs, as_given
-from deeptrain.evaluation.confusion import CountMetric, Counts, count_metric
-from deeptrain.evaluation.cuts import Cuts, Rows, cuts_of, sort_rows
-from deeptrain.evaluation.resampling import cross_fitted, items_of, replicates
+from deeptrain.evaluation.thresholds.confusion import CountMetric, Counts, count_metric
+from deeptrain.evaluation.thresholds.cuts import Cuts, Rows, cuts_of, sort_rows
+from deeptrain.evaluation.thresholds.resampling import cross_fitted, items_of, replicates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from deeptrain.evaluation.search import Found, Search
+    from deeptrain.evaluation.thresholds.search import Found, Search
 
 _OF_COUNTS, _OF_PREDICTIONS = 4, 2
 

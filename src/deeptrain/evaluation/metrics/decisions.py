@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deeptrain.evaluation.reading import (
+from deeptrain.evaluation.metrics.reading import (
     TWO,
     Classes,
     MetricError,
@@ -21,7 +21,7 @@ from deeptrain.evaluation.reading import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from deeptrain.evaluation.reading import Floats, Given, Ints
+    from deeptrain.evaluation.metrics.reading import Floats, Given, Ints
 
 DEFAULT = 0.5
 AS_LOGITS = (

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from deeptrain.data.checks import at_least, known
-from deeptrain.evaluation.candidates import ByRows, ByTallies, Candidates, Means
-from deeptrain.evaluation.reading import MetricError, array_of
-from deeptrain.evaluation.scoring import Scoring, rows_of
+from deeptrain.evaluation.choosing.candidates import ByRows, ByTallies, Candidates, Means
+from deeptrain.evaluation.choosing.scoring import Scoring, rows_of
+from deeptrain.evaluation.metrics.reading import MetricError, array_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from deeptrain.evaluation.metrics import Metric, Mode
-    from deeptrain.evaluation.own_metric import OwnMetric
-    from deeptrain.evaluation.reading import Form
-    from deeptrain.evaluation.scoring import Threshold
+    from deeptrain.evaluation.choosing.scoring import Threshold
+    from deeptrain.evaluation.metrics.named import Metric, Mode
+    from deeptrain.evaluation.metrics.own_metric import OwnMetric
+    from deeptrain.evaluation.metrics.reading import Form
 
 WHO = "best_subset"
 FEW = 1000  # subsets that are all tried: every one of up to 12 batches

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from deeptrain.evaluation.confusion import Counts
+from deeptrain.evaluation.thresholds.confusion import Counts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,0 +1,1 @@
+"""Best subsets of batches, and ensembles of models."""

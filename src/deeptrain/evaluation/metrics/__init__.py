@@ -1,0 +1,1 @@
+"""Metrics by name, and functions of one's own as metrics."""
