@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from deeptrain.evaluation.thresholds.confusion import Counts
+from deeptrain.evaluation.thresholds.sorting import ascending, sorted_with_order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,10 +35,10 @@ def sort_rows(inputs: Inputs) -> Rows:
     """
     scores, positive, weights, _ = inputs
     if weights is not None:
-        order = np.argsort(scores)
-        return Rows(scores[order], positive[order], weights[order])
-    negatives = np.sort(scores[~positive])
-    both = np.concatenate([negatives, np.sort(scores[positive])])
+        found, order = sorted_with_order(scores)
+        return Rows(found, positive[order], weights[order])
+    negatives = ascending(scores[~positive])
+    both = np.concatenate([negatives, ascending(scores[positive])])
     order = np.argsort(both, kind="stable")  # of two sorted runs, which it merges
     return Rows(both[order], order >= len(negatives), None)
 
