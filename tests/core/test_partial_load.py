@@ -48,7 +48,7 @@ def plain(width=4, *, out=io.StringIO, momentum=0.9, **more):
 
 
 def printed(t):
-    return t.display._stream.getvalue()
+    return t.display._screen.stream.getvalue()
 
 
 # ---------------------------------------------------------------------- loading

@@ -293,7 +293,7 @@ def test_a_plateau_by_a_figure_that_there_is_not_is_refused_at_once():
     val = dt.Validation(
         dt.BatchLoader(dt.Arrays(*recipes.data(20)), batch_size=7), metrics={"accuracy": recipes.accuracy}
     )
-    with pytest.raises(ValueError, match=r"scheduler_on='acuracy'.*accuracy.*loss"):
+    with pytest.raises(ValueError, match=r"scheduler_on='acuracy'..*loss.*accuracy"):
         dt.Trainer(step, train, validation=val, runs=None, verbosity=0)
 
 
