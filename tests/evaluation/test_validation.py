@@ -363,6 +363,42 @@ def test_validating_predicting_and_evaluating_leave_nothing_behind(tmp_path):
     assert recipes.summary(t) == recipes.summary(plain)
 
 
+@pytest.mark.parametrize("case", ["several", "in files", "joined"])
+def test_judging_at_every_safe_point_changes_nothing(case):
+    """Also in the middle of a pass of the run, whose loaders stand where they stood."""
+    plain = of(case)
+    plain.fit()
+    t = of(case)
+    test = loader(5, rows=11) if case != "joined" else None
+    digests = set()
+    while not recipes.advance(t, 1):
+        before = dt.digest(t.state_dict())
+        t.validate(keep_predictions=True)
+        if test is not None:
+            t.evaluate(test)
+            t.predict(test)
+        if len(digests) % 5 == 0:
+            t.validate(callbacks=True)
+        assert dt.digest(t.state_dict()) == before
+        digests.add(before)
+    assert recipes.summary(t) == recipes.summary(plain)
+
+
+def test_a_metric_that_changes_predictions_is_refused():
+    def squash(predictions, targets):
+        return predictions.sigmoid_().mean()
+
+    model = nn.Linear(6, 3)
+    step = dt.SupervisedStep(
+        model, loss=nn.CrossEntropyLoss(), optimizer=torch.optim.SGD(model.parameters(), 0.1), device="cpu"
+    )
+    t = dt.Trainer(
+        step, loader(1), validation=Validation(loader(2), metrics={"squash": squash}), runs=None, verbosity=0
+    )
+    with pytest.raises(ValueError, match="'squash' changed predictions or targets in place"):
+        t.validate()
+
+
 def test_a_pass_with_callbacks_calls_them_and_forgets():
     heard = []
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from deeptrain.callbacks.base import Callback
+from deeptrain.data.batch import map_tensors
 from deeptrain.evaluation.row_ledger import FOLDER, UNKNOWN, RowLedger
 from deeptrain.step.weights import row_losses
 
@@ -100,8 +101,7 @@ class Ledger(Callback):
         if batch is None or event.outputs is None:
             return
         counted = batch.size - batch.padded
-        losses = row_losses(trainer.learner.loss, event.outputs, batch.targets)  # type: ignore[attr-defined]
-        right = rightness(trainer.learner.loss, event.outputs, batch.targets)  # type: ignore[attr-defined]
+        losses, right = _of_rows(trainer, event.outputs, batch.targets)
         keep = np.arange(batch.size) < counted
         if batch.weights is not None:  # a series has no such window
             keep &= batch.weights.cpu().numpy() != 0
@@ -117,10 +117,14 @@ class Ledger(Callback):
             self.ledgers[name].name_sets(part.table)
             for batch in part.batches:
                 cut = slice(batch.start, batch.stop)
-                predictions, targets = part.cut(cut)
-                losses = row_losses(trainer.learner.loss, predictions, targets)  # type: ignore[attr-defined]
-                right = rightness(trainer.learner.loss, predictions, targets)  # type: ignore[attr-defined]
-                self.ledgers[name].note(number, part.rows[cut], losses, right)
+                self.ledgers[name].note(number, part.rows[cut], *_of_rows(trainer, *part.cut(cut)))
+
+
+def _of_rows(trainer: Trainer, predictions: Any, targets: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Each row's loss, and whether it was right; computed where the loss is."""
+    loss, device = trainer.learner.loss, trainer.learner.device  # type: ignore[attr-defined]
+    placed = [map_tensors(tree, lambda t: t.to(device)) for tree in (predictions, targets)]
+    return row_losses(loss, *placed), rightness(loss, *placed)
 
 
 def rightness(loss: Any, predictions: Any, targets: Any) -> NDArray[Any]:

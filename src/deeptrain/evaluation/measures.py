@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import nn
 
+from deeptrain.data.batch import edits
 from deeptrain.evaluation.metrics.named import Metric, resolve_metric
 from deeptrain.evaluation.metrics.own_metric import OwnMetric
 from deeptrain.step.base import figure, measured
@@ -101,7 +102,13 @@ def measure(
         more = {key: value for key, value in more.items() if key in metric.takes}
         if weights is not None and "sample_weight" in metric.takes:
             more["sample_weight"] = weights
-    return float(figure(name, measured(name, lambda p, t: call(p, t, **more), predictions, targets)))
+    before = edits(predictions) + edits(targets)
+    found = float(figure(name, measured(name, lambda p, t: call(p, t, **more), predictions, targets)))
+    if edits(predictions) + edits(targets) != before:
+        raise ValueError(
+            f"the metric {name!r} changed predictions or targets in place, which others are computed of: let it work on copies"
+        )
+    return found
 
 
 def with_form(metric: Resolved, form: Form | None) -> Resolved:
