@@ -198,7 +198,7 @@ def count_opcodes(run, deliver_at=None, times=1):
     return count
 
 
-@pytest.fixture(params=["memory", "files", "windows"])
+@pytest.fixture(params=["memory", "files", "windows", "judged"])
 def small(request, monkeypatch, tmp_path):
     """Makes a small run; nothing is printed at the signals."""
     monkeypatch.setattr("deeptrain.control.interrupt._notice", lambda number: None)
@@ -212,6 +212,8 @@ def small(request, monkeypatch, tmp_path):
         more = {"preprocess": "windows"}
 
     def make():
+        if request.param == "judged":
+            more["validate"] = recipes.judged()
         t = recipes.trainer(epochs=1, every=4, **more)
         made.append(t)
         return t

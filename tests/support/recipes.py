@@ -366,7 +366,7 @@ def trainer(
     made = dt.Trainer(
         step,
         train,
-        validation=dt.Validation(val, metrics={"accuracy": accuracy}, every=cadence) if validate else None,
+        validation=_validation(val, cadence, validate),
         epochs=epochs,
         name=name,
         runs=runs,
@@ -378,6 +378,19 @@ def trainer(
     if scheduled:
         schedule(made)
     return made
+
+
+def _validation(val, cadence, validate):
+    """None, the plain one, or one with more settings."""
+    if not validate:
+        return None
+    more = {} if validate is True else dict(validate)
+    return dt.Validation(val, metrics={"accuracy": accuracy, **more.pop("metrics", {})}, every=cadence, **more)
+
+
+def judged():
+    """Settings of a validation with much in it: files past a bound of memory, names, a subset, a ledger."""
+    return {"memory": 64, "metrics": {"macro": "f1_macro"}, "subset": 2, "ledger": True, "limit": 2}
 
 
 def advance(t, safe_points):
