@@ -1,5 +1,7 @@
 """Metrics by name, thresholds, calibrations and subsets in a run: honest beside optimistic, the same wherever it was stopped."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -162,6 +164,16 @@ def test_the_best_subset_names_its_sets(key):
         assert found["subset_rest"] == pytest.approx(np.mean(losses[2:]))
     else:
         assert found["subset_optimistic"] >= found[key] >= found["subset_rest"]
+
+
+def test_the_journal_has_the_sets_of_each_pass(tmp_path):
+    t = make(tmp_path, threshold=None, subset=2)
+    t.fit()
+    t.close()
+    lines = [json.loads(line) for line in (t.run.path / "journal.jsonl").read_text().splitlines()]
+    found = [line for line in lines if line["kind"] == "subset"]
+    assert [line["pass"] for line in found] == list(range(1, t.progress.validation.passes + 1))
+    assert found[-1]["sets"] == t.findings["subset"]["sets"]
 
 
 CASES = {

@@ -384,6 +384,44 @@ def test_judging_at_every_safe_point_changes_nothing(case):
     assert recipes.summary(t) == recipes.summary(plain)
 
 
+@pytest.mark.parametrize("ema", [{}, {"ema": 0.9, "evaluate_ema": True}])
+def test_a_frozen_batch_norm_stays_frozen_and_training_is_what_it_is_without(ema):
+    def run(judged):
+        dt.reproducible(seed=3)
+        model = recipes.Net()
+        model.norm.eval()
+        step = dt.SupervisedStep(
+            model,
+            loss=nn.CrossEntropyLoss(),
+            optimizer=torch.optim.SGD(model.parameters(), 0.1),
+            device="cpu",
+            **ema,
+        )
+        validation = Validation(
+            {"a": loader(2), "b": loader(3)},
+            metrics=["accuracy"],
+            every=dt.Every(batches=1),
+            subset=1,
+            ledger=True,
+        )
+        t = dt.Trainer(
+            step,
+            loader(1, 60, 8, shuffle=True),
+            validation=validation if judged else None,
+            runs=None,
+            verbosity=0,
+        )
+        t.fit()
+        assert not model.norm.training
+        assert model.drop.training
+        return {k: v.clone() for k, v in model.state_dict().items()}, t.history["train.loss"].values.tolist()
+
+    without, judged = run(judged=False), run(judged=True)
+    assert without[1] == judged[1]
+    for name, value in without[0].items():
+        assert torch.equal(value, judged[0][name]), name
+
+
 def test_a_metric_that_changes_predictions_is_refused():
     def squash(predictions, targets):
         return predictions.sigmoid_().mean()

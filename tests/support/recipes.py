@@ -385,7 +385,9 @@ def _validation(val, cadence, validate):
     if not validate:
         return None
     more = {} if validate is True else dict(validate)
-    return dt.Validation(val, metrics={"accuracy": accuracy, **more.pop("metrics", {})}, every=cadence, **more)
+    return dt.Validation(
+        val, metrics={"accuracy": accuracy, **more.pop("metrics", {})}, every=cadence, **more
+    )
 
 
 def judged():

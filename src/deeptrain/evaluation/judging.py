@@ -251,12 +251,22 @@ class Judging:
         trainer.learner.end_validation(figures.get(validation.key_metric), figures)
         trainer.history.add(at, figures, "val.")
         trainer.run.journalling.on_validation(trainer, figures)
+        self._note_subsets(trainer)
         event = Event("val_end", at, progress.train.epochs, None, None, dict(figures), ("val_end",))
         event.replaying = at <= trainer.run.replay_until
         trainer.delivery.put(("val_end",), event, first=True)
         if trainer.checkpoints.best and self._is_new_best(trainer.history):
             trainer.progress.pending.append(Task("checkpoint"))
         trainer.display.on_validation(trainer, figures)
+
+    def _note_subsets(self, trainer: Trainer) -> None:
+        """The journal has the names of the sets that were chosen, of which the history has the figures."""
+        number, at = trainer.progress.validation.passes, trainer.progress.train.iterations
+        for name, found in self.found.items():
+            if "subset" in found:
+                trainer.run.journalling.note(
+                    "subset", at=at, **{"pass": number}, loader=name, **found["subset"]
+                )
 
     def now(self, trainer: Trainer, *, keep: bool = False) -> Judgement:
         """Make a whole pass that leaves nothing behind. See `Trainer.validate`."""
