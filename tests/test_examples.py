@@ -33,6 +33,20 @@ def test_windows_of_plaid(tmp_path):
     assert run("windows_plaid.py", tmp_path)
 
 
+def test_an_imbalanced_table(tmp_path):
+    told = run("imbalanced_shuttle.py", tmp_path)
+    honest, optimistic = (
+        [float(value) for value in re.search(rf"val.{name}: (.*)", told)[1].split(", ")]
+        for name in ("f1", "f1_optimistic")
+    )
+    assert all(mine <= other for mine, other in zip(honest, optimistic, strict=True))
+    tuned, plain = map(
+        float, re.search(r"elsewhere: f1 ([\d.]+) at the threshold, ([\d.]+) at 0.5", told).groups()
+    )
+    assert tuned >= plain - 0.02
+    assert tuned > 0.5
+
+
 def test_characters(tmp_path):
     found = [float(value) for value in re.findall(r"([\d.]+) bits", run("text.py", tmp_path))]
     assert found[-1] < found[0] - 0.3

@@ -434,3 +434,13 @@ def test_a_run_begins_at_the_loaders_beginning():
     with pytest.warns(UserWarning, match="a run begins at the beginning"):
         again = dt.Trainer(t.learner, loader, runs=None, verbosity=0)
     assert again.train.position == (0, 0, 0)
+
+
+def test_what_follows_from_the_last_epoch_is_behind_it():
+    lines, t = [], recipes.trainer()
+    while not recipes.advance(t, 1):
+        lines.append(t.info().line)
+    assert not any(f"epoch {recipes.EPOCHS + 1}" in line for line in lines)
+    assert any(
+        line.startswith(f"after epoch {recipes.EPOCHS}/{recipes.EPOCHS}, iteration 16/16") for line in lines
+    )

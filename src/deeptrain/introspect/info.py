@@ -100,6 +100,10 @@ def place_in_words(trainer: Trainer) -> str:
     total = trainer.train.iterations(trainer.epochs)
     piece = f" piece {place.iteration}" if place.iteration else ""
     at = f"epoch {place.epoch + 1}/{trainer.epochs}, batch {place.batch}{piece}/{each or '?'}, iteration {done}/{total or '?'}"
+    if place.epoch >= trainer.epochs and not any(
+        place[1:]
+    ):  # what follows from the last epoch is still to be done
+        at = f"after epoch {trainer.epochs}/{trainer.epochs}, iteration {done}/{total or '?'}"
     if progress.phase is Phase.VALIDATE and trainer.judging.feed is not None:
         at += f", validating {progress.validation.batches}/{trainer.judging.feed.batches or '?'}"
     return at

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from deeptrain.checkpoint.files import write_json
 from deeptrain.checkpoint.store import CheckpointStore
-from deeptrain.control.interrupt import Interrupted
+from deeptrain.control.interrupt import Interrupted, end_by_signal_if_uncaught
 
 if TYPE_CHECKING:
     from deeptrain.trainer import Trainer
@@ -53,6 +53,7 @@ class Appraisal:
 
     def make(self, trainer: Trainer) -> Interrupted:
         """Judge, write down what was found, and give what ends the script."""
+        end_by_signal_if_uncaught()  # it is said in one line
         store = CheckpointStore(Path(self.run) / "checkpoints")
         found = store.best() if self.which == "best" else store.newest()
         trainer.load_state_dict(found.tree)
