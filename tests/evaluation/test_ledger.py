@@ -72,13 +72,14 @@ def test_it_has_the_loss_of_every_row_in_every_pass(tmp_path):
     t = make(tmp_path / "runs", [remembers])
     t.fit()
     t.close()
-    numbers, table, sets = read_ledger(t.run.path / "ledger" / "train")
+    numbers, table, sets, paths = read_ledger(t.run.path / "ledger" / "train")
     assert numbers == list(range(EPOCHS))
     assert sets.names == ("0", "1", "2", "3", "4", "5")
+    assert [path.rpartition("/")[2] for path in paths] == [f"set{number}.npy" for number in range(6)]
     for (epoch, row), loss in remembers.losses.items():
         assert table["loss"][epoch, row] == np.float32(loss)
     assert set(np.unique(table["right"])) == {0, 1}
-    numbers, table, _ = read_ledger(t.run.path / "ledger" / "val")
+    numbers, table, *_ = read_ledger(t.run.path / "ledger" / "val")
     assert len(numbers) == t.progress.validation.passes
     judged = t.validate(keep_predictions=True).judged
     assert table.shape == (len(numbers), len(judged))
@@ -108,7 +109,7 @@ def test_a_rewind_forgets_what_came_later(tmp_path):
     t.fit(until=dt.At(epoch=2))
     t.rewind(batches=12)
     t.step(1)
-    numbers, _, _ = read_ledger(t.run.path / "ledger" / "train")
+    numbers, *_ = read_ledger(t.run.path / "ledger" / "train")
     assert numbers == [0]
     t.fit()
     t.close()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from deeptrain.callbacks.base import Event
+    from deeptrain.data.feed import Feed
     from deeptrain.trainer import Trainer
 
 BYTES = 256 << 20
@@ -62,10 +63,10 @@ class Ledger(Callback):
                 "the ledger out"
             )
         if self._train:
-            self._open(trainer, "train", trainer.train.rows_total)
+            self._open(trainer, "train", trainer.train)
         if self._validation:
             for feed, name in zip(trainer.judging.feeds(), self._names(trainer), strict=True):
-                self._open(trainer, name, feed.rows_total)
+                self._open(trainer, name, feed)
         self._forget_what_is_ahead(trainer)
 
     @staticmethod
@@ -74,10 +75,11 @@ class Ledger(Callback):
         loaders = [] if validation is None else list(validation.loaders)
         return [f"val.{name}" if name else "val" for name in loaders]
 
-    def _open(self, trainer: Trainer, name: str, rows: int) -> None:
+    def _open(self, trainer: Trainer, name: str, feed: Feed) -> None:
         if name not in self.ledgers:
             place = None if trainer.run.path is None else trainer.run.path / FOLDER / name
-            self.ledgers[name] = RowLedger(rows, place, self._most)
+            paths = getattr(getattr(feed, "source", None), "set_paths", ())
+            self.ledgers[name] = RowLedger(feed.rows_total, place, self._most, paths)
 
     def on_load(self, trainer: Trainer, event: Event) -> None:
         """The run went back: what came later is no more."""

@@ -136,6 +136,11 @@ class Files:
         return self._sizes
 
     @property
+    def set_paths(self) -> tuple[str, ...]:
+        """The file that each set's first input lies in; one that holds several sets comes again."""
+        return tuple(str(part.path) for part in self._columns[self._inputs[0]].parts)
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one row of everything that is read."""
         return sum(column.row_bytes for column in self._columns.values())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -36,12 +36,15 @@ class RowLedger:
     Attributes:
         rows: How many rows there are.
         place: The directory; None keeps it in memory.
+        paths: The sets' files, where they are files.
         most: How many bytes it may take. Past them every second of the older passes goes, never the first or the newest.
     """
 
     rows: int
     place: Path | None
     most: int
+    paths: tuple[str, ...] = ()
+    _is_named: bool = False
     _open: dict[int, NDArray[Any]] = field(default_factory=dict, repr=False)
 
     def note(self, number: int, rows: RowIds, losses: NDArray[Any], right: NDArray[Any]) -> None:
@@ -112,10 +115,12 @@ class RowLedger:
                     old.unlink(missing_ok=True)
 
     def name_sets(self, table: SetTable | None) -> None:
-        """Write down which sets the rows are of."""
-        if self.place is not None and table is not None and not (self.place / SETS).exists():
+        """Write down which sets the rows are of, and in which files they are."""
+        if self.place is not None and table is not None and not self._is_named:
+            self._is_named = True
             self.place.mkdir(parents=True, exist_ok=True)
-            write_json(self.place / SETS, {"names": list(table.names), "sizes": list(table.sizes)})
+            names = {"names": list(table.names), "sizes": list(table.sizes), "paths": list(self.paths)}
+            write_json(self.place / SETS, names)
 
     def read(self) -> tuple[list[int], NDArray[Any]]:
         """The passes that are kept, and all of what came of the rows, an array of `ENTRY` of shape `(passes, rows)`."""
@@ -135,8 +140,24 @@ def _is_whole(path: Path, rows: int) -> bool:
         return False
 
 
-def read_ledger(place: Path) -> tuple[list[int], NDArray[Any], SetTable | None]:
-    """What a run has written down; see `RowLedger.read`.
+class Read(NamedTuple):
+    """A ledger that was read.
+
+    Attributes:
+        passes: Which passes are kept.
+        table: What came of the rows, an array of `ENTRY` of shape `(passes, rows)`.
+        sets: Which sets the rows are of; None where there are no names.
+        paths: The sets' files; empty where they are none.
+    """
+
+    passes: list[int]
+    table: NDArray[Any]
+    sets: SetTable | None
+    paths: tuple[str, ...]
+
+
+def read_ledger(place: Path) -> Read:
+    """What a run has written down.
 
     Raises:
         FileNotFoundError: It has written nothing; the message says how it would.
@@ -149,5 +170,7 @@ def read_ledger(place: Path) -> tuple[list[int], NDArray[Any], SetTable | None]:
     rows = len(np.load(files[0], mmap_mode="r"))
     numbers, found = RowLedger(rows, place, 0).read()
     sets = place / SETS
-    table = SetTable(**json.loads(sets.read_text(encoding="utf-8"))) if sets.exists() else None
-    return numbers, found, table
+    named = json.loads(sets.read_text(encoding="utf-8")) if sets.exists() else None
+    if named is None:
+        return Read(numbers, found, None, ())
+    return Read(numbers, found, SetTable(named["names"], named["sizes"]), tuple(named["paths"]))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from deeptrain.data.batch import SetTable
+    from deeptrain.evaluation.row_ledger import Read
     from deeptrain.evaluation.worst import Worst
 
 KINDS = {
@@ -52,28 +53,34 @@ def lines_of(run: Path, of: str | None, number: int) -> Iterator[str]:
     folder = run / FOLDER
     names = [of] if of else sorted(place.name for place in folder.glob("*") if place.is_dir()) or ["train"]
     for name in names:
-        numbers, table, sets = read_ledger(folder / name)
+        ledger = read_ledger(folder / name)
+        numbers, table = ledger.passes, ledger.table
         found = worst_rows(table, number)
         yield f"{name}: {table.shape[1]} rows, passes {numbers[0]} to {numbers[-1]} ({len(numbers)} kept)"
         for kind, words in KINDS.items():
-            yield from _of_kind(kind, words, getattr(found, kind), found, sets)
+            yield from _of_kind(f"{kind} ({words})", getattr(found, kind), found, ledger)
         if name == "train" and len(found.doubted):
             yield f"  to leave the doubted ones out:  trainer.train.exclude(rows={found.doubted.tolist()})"
 
 
-def _of_kind(kind: str, words: str, rows: NDArray[Any], found: Worst, sets: SetTable | None) -> Iterator[str]:
+def _of_kind(kind: str, rows: NDArray[Any], found: Worst, ledger: Read) -> Iterator[str]:
     if not len(rows):
-        yield f"  {kind}: none ({words})"
+        yield f"  {kind}: none"
         return
-    yield f"  {kind} ({words}):"
-    yield f"    {'row':>9}  {'set[row]':<20} {'loss':>9} {'over all':>9} {'right':>6} {'forgotten':>9}"
-    names = [""] * len(rows) if sets is None else _named(sets, rows)
-    for row, name in zip(rows.tolist(), names, strict=True):
+    yield f"  {kind}:"
+    yield f"    {'row':>9}  {'loss':>9} {'over all':>9} {'right':>6} {'forgotten':>9}  where"
+    places = [""] * len(rows) if ledger.sets is None else _named(ledger.sets, ledger.paths, rows)
+    for row, place in zip(rows.tolist(), places, strict=True):
         right = "" if np.isnan(found.rights[row]) else f"{found.rights[row]:.0%}"
         figures = f"{found.losses[row]:>9.4g} {found.means[row]:>9.4g} {right:>6} {found.forgettings[row]:>9}"
-        yield f"    {row:>9}  {name:<20} {figures}"
+        yield f"    {row:>9}  {figures}  {place}"
 
 
-def _named(sets: SetTable, rows: NDArray[Any]) -> list[str]:
+def _named(sets: SetTable, paths: tuple[str, ...], rows: NDArray[Any]) -> list[str]:
+    """Each row's set and its number there, with the set's file."""
     names, places = sets.identify(rows)
-    return [f"{name}[{place}]" for name, place in zip(names, places.tolist(), strict=True)]
+    files = dict(zip(sets.names, paths, strict=False))
+    return [
+        f"{name}[{place}]{f'  {files[name]}' if name in files else ''}"
+        for name, place in zip(names, places.tolist(), strict=True)
+    ]
