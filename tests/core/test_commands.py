@@ -482,7 +482,8 @@ def hostile(inbox):
     listening.bind(door := next(name))
     os.chdir(here)
     listening.close()
-    (inbox / (large := next(name))).write_bytes(b" " * (mailbox.MOST_BYTES + 1))
+    (inbox.parent / "large").write_bytes(b" " * (mailbox.MOST_BYTES + 1))
+    (inbox.parent / "large").rename(inbox / (large := next(name)))  # whole at once: the watcher is looking
     (inbox / "another").write_bytes(b"")
     (inbox / "é\n.command").write_bytes(b"")
     (inbox / "0.command").write_bytes(b"")
