@@ -176,9 +176,173 @@ def test_the_journal_has_the_sets_of_each_pass(tmp_path):
     assert found[-1]["sets"] == t.findings["subset"]["sets"]
 
 
+def test_the_subset_is_chosen_at_the_threshold_that_holds():
+    found = make(subset=2).validate(keep_predictions=True)
+    judged = found.judged
+    scores = scores_of(judged.predictions, "logits")
+    targets = judged.targets.reshape(-1).numpy()
+    batches = np.concatenate([np.full(b.stop - b.start, b.index) for b in judged.batches])
+    theirs_ = dt.best_subset(scores, targets, batches, "f1", 2, threshold=found["threshold"])
+    assert found["subset_optimistic"] == theirs_.score
+    assert found["subset_rest"] == theirs_.rest
+    given = make(subset=2, threshold=0.31).validate()
+    expected = dt.best_subset(scores, targets, batches, "f1", 2, threshold=0.31)
+    assert (given["subset_optimistic"], given["subset_rest"]) == (expected.score, expected.rest)
+    assert expected.score != dt.best_subset(scores, targets, batches, "f1", 2).score
+
+
+def test_each_subset_may_have_a_threshold_of_its_own():
+    how = dt.FindThreshold(metric="f1", in_subsets=True)
+    found = make(subset=2, threshold=how).validate(keep_predictions=True)
+    scores = scores_of(found.judged.predictions, "logits")
+    targets = found.judged.targets.reshape(-1).numpy()
+    batches = np.concatenate([np.full(b.stop - b.start, b.index) for b in found.judged.batches])
+
+    def search(scores, targets):
+        return dt.best_threshold(scores, targets, "f1", bootstrap=0, folds=0)
+
+    expected = dt.best_subset(scores, targets, batches, "f1", 2, threshold=search)
+    assert (found["subset_optimistic"], found["subset_rest"]) == (expected.score, expected.rest)
+    assert found["subset_optimistic"] >= make(subset=2).validate()["subset_optimistic"]
+
+
+def test_a_subset_that_cannot_be_chosen_is_refused_before_the_first_pass():
+    data = dt.BatchLoader(dt.Arrays(*binary(20)), batch_size=5)
+    with pytest.raises(ValueError, match="at least 1"):
+        dt.Validation(data, subset=0)
+    with pytest.raises(ValueError, match=r"key_metric='mine' with mode=None"):
+        dt.Validation(data, metrics={"mine": lambda p, t: 0.0}, key_metric="mine", subset=1)
+    with pytest.raises(ValueError, match="threshold for each class"):
+        dt.Validation(
+            data, metrics=["f1"], key_metric="f1", threshold=dt.FindThreshold(each="class"), subset=1
+        )
+
+
+# ------------------------------------------------------------------ more than two classes
+
+
+def many(each, runs=None, **more):
+    """Three labels, of which several may hold; or three classes."""
+    dt.reproducible(seed=3)
+    model = nn.Linear(6, 3)
+    x = recipes.data(60, seed=2)[0]
+    columns = torch.stack([x[:, 0] > 0.4, x[:, 1] + x[:, 2] > 0.9, x[:, 3] < 0], 1)
+    targets = columns.float() if each == "label" else columns.float().argmax(1)
+    loss = nn.BCEWithLogitsLoss() if each == "label" else nn.CrossEntropyLoss()
+    step = dt.SupervisedStep(
+        model, loss=loss, optimizer=torch.optim.AdamW(model.parameters(), 1e-2), device="cpu"
+    )
+    validation = dt.Validation(
+        dt.BatchLoader(dt.Arrays(x, targets), batch_size=7),
+        metrics=["f1"],
+        key_metric="f1",
+        threshold=dt.FindThreshold(metric="f1", each=each),
+        every=dt.Every(batches=4),
+        **more,
+    )
+    train = dt.BatchLoader(dt.Arrays(x[:40], targets[:40]), batch_size=5, shuffle=True, seed=5)
+    name = None if runs is None else "r"
+    return dt.Trainer(
+        step,
+        train,
+        validation=validation,
+        epochs=1,
+        runs=runs,
+        name=name,
+        callbacks=recipes.callbacks(),
+        verbosity=0,
+    )
+
+
+@pytest.mark.parametrize("each", ["label", "class"])
+def test_each_label_or_class_has_a_threshold_of_its_own(each):
+    t = many(each)
+    t.fit()
+    assert [n for n in t.history if n.startswith("val.")] == ["val.loss", "val.threshold.0", "val.threshold.1", "val.threshold.2", "val.f1", "val.f1_optimistic"]  # fmt: skip
+    found = t.validate(keep_predictions=True)
+    logits, targets = found.judged.predictions.double(), found.judged.targets
+    scores = torch.sigmoid(logits) if each == "label" else torch.softmax(logits, 1)
+    expected = dt.best_thresholds(scores.numpy(), targets.numpy(), "f1", bootstrap=0, folds=0)
+    kept = dt.Thresholds.from_state_dict(t.findings["threshold"])
+    np.testing.assert_allclose(kept.threshold, expected.threshold, rtol=1e-12)
+    assert [found[f"threshold.{at}"] for at in range(3)] == kept.threshold.tolist()
+    assert found["f1_optimistic"] == pytest.approx(expected.score)
+    assert found["f1"] <= found["f1_optimistic"]
+    called = kept.predict(scores.numpy())
+    wanted = targets.numpy() if each == "label" else np.eye(3)[targets.numpy()]
+    assert found["f1_optimistic"] == pytest.approx(theirs.f1_score(wanted, called, average="macro"))
+
+
+def test_a_recorded_pass_gives_every_threshold():
+    t = many("class")
+    t.step(2)
+    found = t.validate(record=True)
+    assert [name for name in found if "threshold" in name] == ["threshold.0", "threshold.1", "threshold.2"]
+
+
+def test_what_has_no_columns_is_refused_by_name():
+    with pytest.raises(ValueError, match=r'FindThreshold\(each=.columns.\): expected "label", "class"'):
+        dt.FindThreshold(each="columns")
+    t = make(threshold=dt.FindThreshold(each="class"))
+    with pytest.raises(ValueError, match=r"found predictions of shape \(40, 1\), expected \(rows, columns\)"):
+        t.validate()
+    t = many("class")
+    t.judging.validation.threshold = dt.FindThreshold(each="label")
+    with pytest.raises(ValueError, match=r"targets of shape \(60,\), expected \(60, 3\), 0 and 1"):
+        t.validate()
+
+
+@pytest.mark.parametrize("each", ["label", "class"])
+def test_thresholds_of_columns_stopped_anywhere(each, tmp_path):
+    t = many(each)
+    points = 1
+    while not recipes.advance(t, 1):
+        points += 1
+    expected = recipes.summary(t)
+    for stop in range(0, points, 9):
+        t = many(each, tmp_path / str(stop))
+        recipes.advance(t, stop)
+        t.run.save(t)
+        t.close()
+        t = many(each, tmp_path / str(stop))
+        t.fit()
+        t.close()
+        assert recipes.summary(t)[0] == expected[0], f"stopped after {stop} of {points}"
+
+
+def test_the_calibration_of_several_classes():
+    t = many("class", calibration=dt.TemperatureCalibration)
+    found = t.validate(keep_predictions=True)
+    probabilities = torch.softmax(found.judged.predictions.double(), 1)
+    assert found["calibration_error"] == pytest.approx(
+        dt.calibration_error(probabilities, found.judged.targets)
+    )
+    assert found["calibration_error_calibrated"] >= 0
+
+
+def test_batches_are_judged_by_any_metric():
+    judged = make().validate(keep_predictions=True).judged
+    found = judged.by_batch("accuracy", form="logits")
+    assert len(found) == len(judged.batches) == 6
+    for batch, value in zip(judged.batches, found, strict=True):
+        logits, targets = judged.cut(slice(batch.start, batch.stop))
+        assert value == pytest.approx(((logits >= 0) == (targets > 0)).float().mean().item())
+    worst = judged.worst_batches(2, "accuracy", form="logits")
+    assert [found[batch.index] for batch in worst] == sorted(found)[:2]
+    assert judged.by_batch("accuracy", form="logits", threshold=0.0) != found
+
+    def errors(predictions, targets):
+        return ((predictions > 0) != (targets > 0)).sum()
+
+    assert judged.worst_batches(1, errors, mode="min")[0].index == worst[0].index
+    with pytest.raises(ValueError, match="not known what is best"):
+        judged.worst_batches(1, errors)
+
+
 CASES = {
     "threshold": {},
     "all": {"calibration": dt.SigmoidCalibration, "subset": 2, "memory": 64},
+    "subsets": {"subset": 2, "threshold": dt.FindThreshold(metric="f1", in_subsets=True)},
 }
 
 

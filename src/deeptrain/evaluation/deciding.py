@@ -1,15 +1,16 @@
-"""Decisions of a pass: by a threshold that is given, or by the best one, and then honestly by thresholds that other rows chose."""
+"""Decisions of a pass: by the best threshold, and honestly by thresholds that other rows chose; or by one for each label or class."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from deeptrain.evaluation.arrays import EvaluationError
-from deeptrain.evaluation.metrics.decisions import probabilities_of
+from deeptrain.evaluation.arrays import EvaluationError, refuse_rows
+from deeptrain.evaluation.metrics.decisions import log_sigmoid, probabilities_of
 from deeptrain.evaluation.metrics.reading import array_of
+from deeptrain.evaluation.thresholds.chosen import Thresholds
 from deeptrain.evaluation.thresholds.threshold import best_threshold
 
 if TYPE_CHECKING:
@@ -31,10 +32,17 @@ class FindThreshold:
 
     Attributes:
         metric: By what; a name, a `CountMetric`, or a function. See `best_threshold`.
+        each: Of more than two classes, each "label" (several may hold at once) or each "class" against all others has a threshold of
+            its own, `threshold.0`, `threshold.1` and so on. Metrics are then computed of each column alone, and the figure is their mean.
+        in_subsets: Whether each subset of batches that `Validation(subset=...)` tries has the best threshold of its own; otherwise the pass's
+            one holds for all of them.
         bounds: The lowest and the highest threshold that is allowed.
         preferred: What it is to be near to, where several are equally good.
         folds: In how many parts rows are dealt for the honest figures.
         grid: At how many cuts an opaque function is tried.
+
+    Raises:
+        ValueError: `each` is neither, or goes with `in_subsets`.
 
     Example:
         >>> FindThreshold(metric="f1", bounds=(0.05, 0.95)).folds
@@ -42,17 +50,29 @@ class FindThreshold:
     """
 
     metric: str | CountMetric | Callable[..., Any] = "f1"
+    each: Literal["label", "class"] | None = None
+    in_subsets: bool = False
     bounds: tuple[float, float] | None = None
     preferred: float = 0.5
     folds: int = 5
     grid: int = 100
 
-    def find(self, scores: NDArray[Any], targets: NDArray[Any]) -> Threshold:
+    def __post_init__(self) -> None:
+        if self.each not in {None, "label", "class"}:
+            raise ValueError(f'FindThreshold(each={self.each!r}): expected "label", "class" or None')
+        if self.each is not None and self.in_subsets:
+            raise ValueError(
+                "FindThreshold(in_subsets=True): a subset is chosen by a threshold between two classes, found "
+                f"each={self.each!r}: leave one out"
+            )
+
+    def find(self, scores: NDArray[Any], targets: NDArray[Any], sample_weight: Any = None) -> Threshold:
         """The best threshold of some rows."""
         return best_threshold(
             scores,
             targets,
             self.metric,
+            sample_weight,
             bounds=self.bounds,
             preferred=self.preferred,
             grid=self.grid,
@@ -62,11 +82,11 @@ class FindThreshold:
 
 
 @dataclass(frozen=True)
-class Decided:
-    """The rows of a pass under the best threshold.
+class Column:
+    """The rows of a pass under the best threshold between two classes.
 
     Attributes:
-        scores: The probability (or score) of class 1, `(rows,)`.
+        scores: The probability (or score) of the positive one, `(rows,)`.
         targets: 0 and 1, `(rows,)`.
         best: The best threshold of all rows; what is scored with it on them is optimistic.
         honest: Each row's class, by the threshold that the other folds' rows chose, `(rows,)`; None where some rows left no choice.
@@ -78,22 +98,61 @@ class Decided:
     honest: NDArray[np.int64] | None
 
 
+@dataclass(frozen=True)
+class Decided:
+    """The rows of a pass under their best thresholds.
+
+    Attributes:
+        columns: One between two classes; or one for each label or class.
+        each: Whether it is the latter.
+    """
+
+    columns: tuple[Column, ...]
+    each: bool
+
+    def figures(self) -> dict[str, float]:
+        """The thresholds by the figures' names."""
+        if not self.each:
+            return {"threshold": self.columns[0].best.threshold}
+        return {f"threshold.{at}": column.best.threshold for at, column in enumerate(self.columns)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `Threshold.from_state_dict` makes a threshold of; or `Thresholds.from_state_dict` all of them."""
+        if not self.each:
+            return self.columns[0].best.state_dict()
+        return Thresholds(tuple(column.best for column in self.columns)).state_dict()
+
+
 def decide(how: FindThreshold, predictions: Any, targets: Any, rows: RowIds, form: Form | None) -> Decided:
     """Find the best threshold, and decide without it.
 
     Args:
         how: The search.
-        predictions: Of two classes: `(rows,)`, `(rows, 1)` or `(rows, 2)`.
-        targets: 0 and 1.
+        predictions: Of two classes: `(rows,)`, `(rows, 1)` or `(rows, 2)`; of each label or class `(rows, columns)`.
+        targets: 0 and 1; of labels `(rows, columns)`; of classes their numbers, or one-hot.
         rows: The rows' numbers; predictions of one row are never parted by folds.
         form: What predictions are; logits become probabilities.
 
     Raises:
-        EvaluationError: They are not of two classes, or are not finite.
+        EvaluationError: They are not of that shape, or are not finite.
     """
-    scores, wanted = scores_of(predictions, form), array_of(targets).reshape(-1)
-    best = how.find(scores, wanted)
-    return Decided(scores, wanted, best, _honest(how, scores, wanted, rows))
+    if how.each is None:
+        return Decided(
+            (_column(how, scores_of(predictions, form), array_of(targets).reshape(-1), rows),), each=False
+        )
+    scores = _scores_of_each(predictions, form, how.each)
+    wanted = _targets_of_each(array_of(targets), scores.shape, how.each)
+    found = []
+    for at in range(scores.shape[1]):
+        try:
+            found.append(_column(how, scores[:, at], wanted[:, at], rows))
+        except EvaluationError as error:
+            raise EvaluationError(f"{how.each} {at}: {error}") from error
+    return Decided(tuple(found), each=True)
+
+
+def _column(how: FindThreshold, scores: NDArray[Any], targets: NDArray[Any], rows: RowIds) -> Column:
+    return Column(scores, targets, how.find(scores, targets), _honest(how, scores, targets, rows))
 
 
 def scores_of(predictions: Any, form: Form | None) -> NDArray[Any]:
@@ -102,15 +161,53 @@ def scores_of(predictions: Any, form: Form | None) -> NDArray[Any]:
     if array.ndim > TWO or (array.ndim == TWO and array.shape[1] > TWO):
         raise EvaluationError(
             f"Validation(threshold=...): found predictions of shape {array.shape}, expected those of two classes, (rows,), (rows, 1) or "
-            "(rows, 2): a threshold parts two"
+            '(rows, 2): a threshold parts two. For one of each label or class: threshold=FindThreshold(each="label") or each="class"'
         )
+    _refuse_nan(array)
+    array = probabilities_of(array) if form == "logits" else array
+    return array[:, 1] if array.ndim == TWO and array.shape[1] == TWO else array.reshape(-1)
+
+
+def _scores_of_each(predictions: Any, form: Form | None, each: Literal["label", "class"]) -> NDArray[Any]:
+    """The probability of each label by itself, or of each class among all; or their scores."""
+    array = array_of(predictions)
+    if array.ndim != TWO or array.shape[1] < TWO:
+        raise EvaluationError(
+            f"FindThreshold(each={each!r}): found predictions of shape {array.shape}, expected (rows, columns), a column for each {each}"
+        )
+    _refuse_nan(array)
+    if form != "logits":
+        return array
+    return probabilities_of(array) if each == "class" else np.exp(log_sigmoid(array.astype(np.float64)))
+
+
+def _targets_of_each(
+    targets: NDArray[Any], shape: tuple[int, ...], each: Literal["label", "class"]
+) -> NDArray[Any]:
+    """Whether each column holds, `(rows, columns)`."""
+    if targets.shape == shape:
+        return targets
+    if each == "label" or targets.size != shape[0]:
+        raise EvaluationError(
+            f"FindThreshold(each={each!r}): found targets of shape {targets.shape}, expected {shape}"
+            + (f" or the classes' numbers, ({shape[0]},)" if each == "class" else ", 0 and 1 for each label")
+        )
+    numbers = targets.reshape(-1)
+    refuse_rows(
+        ~np.isin(numbers, np.arange(shape[1])),
+        "targets",
+        "a class without a column",
+        f"whole numbers of 0 to {shape[1] - 1}",
+    )
+    return np.asarray(numbers[:, None] == np.arange(shape[1]))
+
+
+def _refuse_nan(array: NDArray[Any]) -> None:
     if np.isnan(array).any():
         rows = np.flatnonzero(np.isnan(array).reshape(len(array), -1).any(1))
         raise EvaluationError(
             f"Validation(threshold=...): predictions are NaN in {len(rows)} of {len(array)} rows, the first of them row {rows[0]}"
         )
-    array = probabilities_of(array) if form == "logits" else array
-    return array[:, 1] if array.ndim == TWO and array.shape[1] == TWO else array.reshape(-1)
 
 
 def _honest(

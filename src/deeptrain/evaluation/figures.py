@@ -8,17 +8,20 @@ import numpy as np
 import torch
 
 from deeptrain.data.batch import map_tensors
-from deeptrain.evaluation.choosing.subset import best_subset
-from deeptrain.evaluation.deciding import FindThreshold, decide, scores_of
+from deeptrain.evaluation.deciding import FindThreshold, decide
 from deeptrain.evaluation.measures import form_of, measure, needs_threshold, with_form
-from deeptrain.evaluation.metrics.reading import MetricError
+from deeptrain.evaluation.metrics.decisions import probabilities_of
+from deeptrain.evaluation.metrics.reading import MetricError, array_of
+from deeptrain.evaluation.pass_subset import subset_of_pass
 from deeptrain.evaluation.thresholds.reliability import calibration_error
 from deeptrain.step.row_weights import WeighsPasses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from deeptrain.evaluation.deciding import Decided
+    from numpy.typing import NDArray
+
+    from deeptrain.evaluation.deciding import Column, Decided
     from deeptrain.evaluation.judgement import Judged
     from deeptrain.evaluation.measures import Resolved
     from deeptrain.evaluation.metrics.reading import Form
@@ -47,18 +50,20 @@ def figures_of(validation: Validation, step: Step, part: Judged) -> Found:
     decided = None
     if isinstance(validation.threshold, FindThreshold):
         decided = decide(validation.threshold, part.predictions, part.targets, part.rows, form)
-        figures["threshold"] = decided.best.threshold
-        kept["threshold"] = decided.best.state_dict()
-    for name, metric in validation.metrics.items():
+        figures |= decided.figures()
+        kept["threshold"] = decided.state_dict()
+    metrics = {name: with_form(metric, form) for name, metric in validation.metrics.items()}
+    for name, metric in metrics.items():
         try:
-            figures |= _of_metric(name, with_form(metric, form), part, validation.threshold, decided)
+            figures |= _of_metric(name, metric, part, validation.threshold, decided)
         except MetricError as error:
             error.add_note(_named(part, error.rows))
             raise
     if validation.calibration is not None:
         _calibrate(validation, part, form, figures, kept)
     if validation.subset is not None:
-        _choose(validation, part, form, figures, kept)
+        found, kept["subset"] = subset_of_pass(validation, part, metrics, decided)
+        figures |= found
     return figures, kept
 
 
@@ -74,16 +79,26 @@ def _of_metric(
         return {
             name: measure(name, metric, part.predictions, part.targets, weights=part.weights, threshold=fixed)
         }
+    both = [_of_column(name, metric, column, part.weights) for column in decided.columns]
+    return {
+        name: float(np.mean([honest for honest, _ in both])),
+        f"{name}_optimistic": float(np.mean([optimistic for _, optimistic in both])),
+    }
+
+
+def _of_column(
+    name: str, metric: Resolved, column: Column, weights: torch.Tensor | None
+) -> tuple[float, float]:
+    """A metric of decisions between two classes: by thresholds that other rows chose, NaN where there are none; and by the best one."""
     honest = NAN
-    targets = torch.from_numpy(decided.targets)
-    if decided.honest is not None:
+    targets = torch.from_numpy(np.ascontiguousarray(column.targets))
+    if column.honest is not None:
         honest = measure(
-            name, metric, torch.from_numpy(decided.honest), targets, weights=part.weights, threshold=0.5
+            name, metric, torch.from_numpy(column.honest), targets, weights=weights, threshold=0.5
         )
-    scores = torch.from_numpy(np.ascontiguousarray(decided.scores))
+    scores = torch.from_numpy(np.ascontiguousarray(column.scores))
     plain = with_form(metric, "scores")
-    optimistic = measure(name, plain, scores, targets, weights=part.weights, threshold=decided.best.threshold)
-    return {name: honest, f"{name}_optimistic": optimistic}
+    return honest, measure(name, plain, scores, targets, weights=weights, threshold=column.best.threshold)
 
 
 def _named(part: Judged, rows: list[int]) -> str:
@@ -106,52 +121,23 @@ def _calibrate(
     predictions, targets = part.predictions, part.targets
     made = validation.calibration().fit(predictions, targets)
     kept["calibration"] = made.state_dict()
-    plain = scores_of(predictions, form)
+    plain = _probabilities(predictions, form)
     figures["calibration_error"] = calibration_error(plain, targets)
     half = np.random.default_rng(0).permutation(len(part)) % 2 == 0
-    calibrated = np.empty(len(part))
+    calibrated = np.empty(plain.shape)
     for mine in (half, ~half):
         rows = torch.from_numpy(np.flatnonzero(~mine))
         other = validation.calibration().fit(predictions[rows], targets[rows])
-        calibrated[mine] = scores_of(
-            np.asarray(other(predictions[torch.from_numpy(np.flatnonzero(mine))])), None
-        )
+        found = other(predictions[torch.from_numpy(np.flatnonzero(mine))])
+        calibrated[mine] = _probabilities(found, None)
     figures["calibration_error_calibrated"] = calibration_error(calibrated, targets)
 
 
-def _choose(
-    validation: Validation, part: Judged, form: Form | None, figures: dict[str, float], kept: dict[str, Any]
-) -> None:
-    """The batches on which the model does best by the key metric."""
-    assert validation.subset is not None
-    batches = np.concatenate([np.full(b.stop - b.start, b.index) for b in part.batches])
-    key = validation.key_metric.rpartition(".")[2]
-    size = min(validation.subset, len(part.batches))
-    if key == "loss":
-        chosen, score, rest = _by_loss(part, size)
-    else:
-        metric = with_form(validation.metrics[key], form)
-        found = best_subset(part.predictions, part.targets, batches, metric, size, mode=validation.mode)
-        chosen, score, rest = [int(each) for each in found.batches], found.score, found.rest
-    figures["subset_optimistic"], figures["subset_rest"] = score, NAN if rest is None else rest
-    sources = {b.index: [str(source) for source in b.sources] for b in part.batches}
-    kept["subset"] = {"batches": chosen, "sets": [sources[index] for index in chosen]}
-
-
-def _by_loss(part: Judged, size: int) -> tuple[list[int], float, float | None]:
-    """A mean over batches: those with the smallest are the best, exactly."""
-    known = sorted(
-        (batch.loss, batch.index)
-        for batch in part.batches
-        if batch.loss is not None and not np.isnan(batch.loss)
-    )
-    losses = [loss for loss, _ in known]
-    rest = losses[size:]
-    return (
-        sorted(index for _, index in known[:size]),
-        float(np.mean(losses[:size])) if known else NAN,
-        float(np.mean(rest)) if rest else None,
-    )
+def _probabilities(predictions: Any, form: Form | None) -> NDArray[Any]:
+    """Of class 1, `(rows,)`, or of each class, `(rows, classes)`."""
+    array = array_of(predictions)
+    array = probabilities_of(array) if form == "logits" else array
+    return array.reshape(-1) if array.size == len(array) else array
 
 
 # ---------------------------------------------------------------------- the loss

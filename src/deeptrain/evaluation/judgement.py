@@ -10,9 +10,11 @@ import numpy as np
 
 from deeptrain.data.batch import map_tensors
 from deeptrain.evaluation.gathered import Gathered
+from deeptrain.evaluation.measures import measure
+from deeptrain.evaluation.metrics.named import resolve_metric
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from os import PathLike
 
     import torch
@@ -162,15 +164,71 @@ class Judged:
 
         write_predictions(self, Path(path))
 
-    def worst_batches(self, number: int = 5) -> list[JudgedBatch]:
-        """The batches with the highest loss, the highest first; those that are not finite before all others."""
-        known = [batch for batch in self._batches() if batch.loss is not None]
+    def by_batch(self, metric: str | Callable[..., Any], **settings: Any) -> list[float]:
+        """A metric of each batch's rows alone; their mean is not that of the pass.
 
-        def height(batch: JudgedBatch) -> float:
-            assert batch.loss is not None
-            return batch.loss if np.isfinite(batch.loss) else np.inf
+        Args:
+            metric: A name, or a function of `(predictions, targets[, sample_weight, threshold])`.
+            settings: `mode` and `form`, as `resolve_metric` takes them (for logits, `form="logits"`); and `threshold`.
 
-        return sorted(known, key=height, reverse=True)[:number]
+        Returns:
+            One for each of `batches`; NaN for one without rows.
+
+        Raises:
+            ValueError: It cannot be computed for one of them.
+
+        Example:
+            `trainer.validate(keep_predictions=True).judged.by_batch("f1", form="logits")`
+        """
+        threshold = settings.pop("threshold", None)
+        made = resolve_metric(metric, **settings)
+        weights = self.weights
+        found = []
+        for batch in self._batches():
+            rows = slice(batch.start, batch.stop)
+            mine = None if weights is None else weights[rows]
+            if batch.start == batch.stop:
+                found.append(float("nan"))
+            else:
+                found.append(measure(made.name, made, *self.cut(rows), weights=mine, threshold=threshold))
+        return found
+
+    def worst_batches(
+        self, number: int = 5, metric: str | Callable[..., Any] | None = None, **settings: Any
+    ) -> list[JudgedBatch]:
+        """The batches that were judged worst, the worst first.
+
+        Args:
+            number: How many.
+            metric: By what, see `by_batch`; by default the loss.
+            settings: Those of `by_batch`.
+
+        Returns:
+            They; by loss, those whose loss is not finite come before all others. By a metric, those where it is NaN are left out.
+
+        Raises:
+            ValueError: It is not known which values of the metric are good.
+        """
+        if metric is None:
+            pairs = [(_height(batch.loss), batch) for batch in self._batches() if batch.loss is not None]
+        else:
+            mode = settings.get("mode") or resolve_metric(metric).mode
+            if mode is None:
+                raise ValueError(
+                    f"worst_batches: of the function {metric!r} it is not known what is best: give mode='max' or mode='min'"
+                )
+            sign = -1.0 if mode == "max" else 1.0
+            figures = self.by_batch(metric, **settings)
+            pairs = [
+                (sign * figure, batch)
+                for figure, batch in zip(figures, self._batches(), strict=True)
+                if not np.isnan(figure)
+            ]
+        return [batch for _, batch in sorted(pairs, key=lambda pair: pair[0], reverse=True)[:number]]
+
+
+def _height(loss: float) -> float:
+    return loss if np.isfinite(loss) else np.inf
 
 
 class Judgement(dict[str, float]):

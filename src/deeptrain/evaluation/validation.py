@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from deeptrain.data.checks import at_least
 from deeptrain.evaluation.deciding import FindThreshold
 from deeptrain.evaluation.joining import JOINS
 from deeptrain.evaluation.measures import Given, needs_threshold, resolved
@@ -44,12 +45,13 @@ class Validation:
             window by itself.
         threshold: From where on a row is positive, for the metrics that go by decisions: a number; or a `FindThreshold`, or the metric by
             which the best one is found in each pass. Then the figure `threshold` is that of all rows; a metric's own figure
-            is that of rows called by thresholds which other rows chose, and `f1_optimistic` that of the best one on its own rows.
+            is that of rows called by thresholds which other rows chose, and `f1_optimistic` that of the best one on its own rows. More than
+            two classes or labels have a threshold each with `FindThreshold(each="class")` or `each="label"`.
         form: What fractions are, for named metrics: "probabilities", "logits" or "scores"; by default as the loss takes them.
         calibration: A class of calibrations, such as `TemperatureCalibration`, fitted on each pass and kept in the state. The figure
             `calibration_error` is that without it, `calibration_error_calibrated` that with one fitted on the other half.
         subset: How many batches to choose on which the key metric is best; `subset_optimistic` is the metric over them and
-            `subset_rest` over the others.
+            `subset_rest` over the others. At the threshold of the pass, or with `FindThreshold(in_subsets=True)` at one of its own.
         ledger: Whether to write down the loss of every row in each pass, for `deeptrain worst RUN`; see `Ledger`, which does it for
             training too.
         class_weights: A weight in the validation loss for the rows of each class, `{0: 3, 1: 1}`, or `"balanced"`, counted
@@ -103,6 +105,7 @@ class Validation:
         self.mode = self._mode() if mode is None else mode
         self.every = every or Every(epochs=1)
         self.row_weights = RowWeights(class_weights, sample_weight)
+        self._refuse_unchoosable()
         if mode not in {None, "max", "min"}:
             raise ValueError(
                 f'mode={mode!r}: expected "max" or "min", whichever of {key_metric!r} is the best'
@@ -127,12 +130,34 @@ class Validation:
         known += ["subset_optimistic", "subset_rest"] if self.subset else []
         return [f"{loader}.{name}" if loader else name for loader in self.loaders for name in known]
 
+    @property
+    def judged_by(self) -> str:
+        """The key metric without its loader and without what is said of its figure: "loss", or the name of a metric."""
+        return self.key_metric.rpartition(".")[2].removesuffix("_optimistic")
+
+    def _refuse_unchoosable(self) -> None:
+        """See that it can be said which batches are the best, before the first pass."""
+        if self.subset is None:
+            return
+        at_least(1, "Validation: subset", self.subset)
+        how = self.threshold
+        metric = self.metrics.get(self.judged_by)
+        if self.mode is None or (metric is None and self.judged_by != "loss"):
+            raise ValueError(
+                f"Validation(subset={self.subset}): found key_metric={self.key_metric!r} with mode={self.mode!r}, expected the loss, or a "
+                'metric of which it is known what is best: give key_metric=..., mode="max" or mode="min"'
+            )
+        if metric is not None and needs_threshold(metric) and isinstance(how, FindThreshold) and how.each:
+            raise ValueError(
+                f"Validation(subset={self.subset}): found a threshold for each {how.each}, expected one between two classes, or a "
+                "key_metric that needs none"
+            )
+
     def _mode(self) -> Literal["max", "min"] | None:
         """Which values of the key metric are better, where that is known."""
-        name = self.key_metric.rpartition(".")[2]
-        if name in {"loss", "calibration_error", "calibration_error_calibrated"}:
+        if self.judged_by in {"loss", "calibration_error", "calibration_error_calibrated"}:
             return "min"
-        metric = self.metrics.get(name) or self.metrics.get(name.removesuffix("_optimistic"))
+        metric = self.metrics.get(self.judged_by)
         return None if metric is None else metric.mode
 
     def _key(self, name: str) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from deeptrain.trainer import Trainer
 
 T = TypeVar("T")
+VAL = "val."  # before the names of a pass's figures
 
 
 class JudgingVerbs(TrainerPart):
@@ -142,10 +143,10 @@ def _recorded(trainer: Trainer) -> Judgement:
 
 
 def _newest(trainer: Trainer) -> dict[str, float]:
-    validation = trainer.judging.validation
-    names = [] if validation is None else validation.names()
-    found = {name: trainer.history.last(f"val.{name}") for name in names}
-    return {name: value for name, value in found.items() if value is not None}
+    """The figures of the run's newest pass, as the history has them."""
+    series = {name[len(VAL) :]: trainer.history[name] for name in trainer.history if name.startswith(VAL)}
+    last = max((int(each.iterations[-1]) for each in series.values()), default=0)
+    return {name: float(each.values[-1]) for name, each in series.items() if int(each.iterations[-1]) == last}
 
 
 def _with_callbacks(trainer: Trainer, *, keep: bool) -> Judgement:
