@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from deeptrain.data.write import write_sets
     from deeptrain.evaluation.arrays import EvaluationError
     from deeptrain.evaluation.choosing.ensemble import Ensemble, select_ensemble
+    from deeptrain.evaluation.choosing.kept import KeptPredictions, read_predictions
     from deeptrain.evaluation.choosing.subset import Subset, best_subset
     from deeptrain.evaluation.deciding import FindThreshold
     from deeptrain.evaluation.metrics.named import Metric, metric_names, resolve_metric
@@ -95,6 +96,8 @@ _LATER = {
     "BatchLoader": "deeptrain.data.loader",
     "Ensemble": "deeptrain.evaluation.choosing.ensemble",
     "select_ensemble": "deeptrain.evaluation.choosing.ensemble",
+    "KeptPredictions": "deeptrain.evaluation.choosing.kept",
+    "read_predictions": "deeptrain.evaluation.choosing.kept",
     "Metric": "deeptrain.evaluation.metrics.named",
     "metric_names": "deeptrain.evaluation.metrics.named",
     "resolve_metric": "deeptrain.evaluation.metrics.named",
@@ -192,6 +195,7 @@ __all__ = [
     "FromDataset",
     "Interrupted",
     "IsotonicCalibration",
+    "KeptPredictions",
     "LearningRateLog",
     "Ledger",
     "Logger",
@@ -245,6 +249,7 @@ __all__ = [
     "metric_names",
     "open_run",
     "precision_at_recall",
+    "read_predictions",
     "reliability",
     "reproducible",
     "reset_states",

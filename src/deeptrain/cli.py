@@ -1,4 +1,4 @@
-"""The command line: `deeptrain demo | info | log | diff | prove | replay | evaluate | worst | convert | verify`; for what is asked of a run see
+"""The command line: `deeptrain demo | info | log | diff | prove | replay | evaluate | worst | ensemble | convert | verify`; for what is asked of a run see
 `asking_cli`.
 """
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from deeptrain.checkpoint.verify_cli import add_verify
 from deeptrain.data.convert_cli import add_convert
+from deeptrain.evaluation.choosing.ensemble_cli import add_ensemble
 from deeptrain.evaluation.worst_cli import add_worst
 from deeptrain.run.appraisal_cli import add_evaluate
 from deeptrain.run.asking_cli import add_asking
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _find_runs(parsed)
         return int(parsed.run(parsed))
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         print(f"deeptrain {parsed.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -104,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     add_replay(commands)
     add_worst(commands)
     add_evaluate(commands)
+    add_ensemble(commands)
     add_asking(commands)
     return parser
 

@@ -47,7 +47,6 @@ def test_a_run_is_judged_by_its_script_and_only_read(tmp_path):
     subprocess.run([sys.executable, "train.py"], cwd=tmp_path, check=True)
     run = tmp_path / "runs" / "M1__r"
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    (tmp_path / "rows").mkdir()
     told = deeptrain(tmp_path, "evaluate", "M1", "--which", "best", "--predictions", "rows")
     assert told.returncode == 0, told.stderr
     assert "trained" not in told.stdout
@@ -66,9 +65,9 @@ def test_a_run_is_judged_by_its_script_and_only_read(tmp_path):
 def test_what_cannot_be_evaluated_is_said(tmp_path):
     (tmp_path / "train.py").write_text(SCRIPT)
     subprocess.run([sys.executable, "train.py"], cwd=tmp_path, check=True)
-    told = deeptrain(tmp_path, "evaluate", "M1", "--predictions", "nowhere")
+    told = deeptrain(tmp_path, "evaluate", "M1", "--predictions", "train.py")
     assert told.returncode == 2
-    assert "there is no such directory" in told.stderr
+    assert "File exists: 'train.py'" in told.stderr
     told = deeptrain(tmp_path, "evaluate", "M1", "--script", "train.py", "blind")
     assert told.returncode == 2
     assert "with a validation" in told.stderr

@@ -30,7 +30,10 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--which", choices=("newest", "best"), default="newest", help="which checkpoint (default: newest)"
     )
     evaluate.add_argument(
-        "--predictions", metavar="DIRECTORY", type=Path, help="write the rows there, as predictions.parquet"
+        "--predictions",
+        metavar="DIRECTORY",
+        type=Path,
+        help="write the rows there, as predictions.parquet; it is made where it is not there",
     )
     evaluate.add_argument(
         "--script",
@@ -43,8 +46,8 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _evaluate(parsed: argparse.Namespace) -> int:
     run = RunDirectory(parsed.path)
-    if parsed.predictions is not None and not parsed.predictions.is_dir():
-        raise ValueError(f"--predictions {parsed.predictions}: there is no such directory")
+    if parsed.predictions is not None:
+        parsed.predictions.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="deeptrain-") as place:
         report = Path(place) / "report.json"
         rows = "" if parsed.predictions is None else str(parsed.predictions.resolve())

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from deeptrain.evaluation.metrics.reading import Floats, Given, Ints
 
 DEFAULT = 0.5
-AS_LOGITS = (
-    "if they are logits, say so: resolve_metric(name, form='logits'); or form='scores' for any other numbers"
-)
+AS_LOGITS = "if they are logits, say so: form='logits' (--form logits of a command); or form='scores' for any other numbers"
 
 
 def log_sigmoid(logits: Floats) -> Floats:
