@@ -585,6 +585,115 @@ def test_while_it_runs_in_a_validation_torn_or_done_it_is_refused_by_name(tmp_pa
         t.replace(loss=nn.CrossEntropyLoss())
 
 
+class Fails:
+    """A metric that raises, until it is mended."""
+
+    def __init__(self, mended):
+        self.mended = mended
+
+    def __call__(self, predictions, targets):
+        if not self.mended:
+            raise ZeroDivisionError("no such row")
+        return recipes.accuracy(predictions, targets)
+
+
+class SeesBatches(dt.Callback):
+    """Counts what it was told of a pass."""
+
+    def __init__(self):
+        self.batches, self.passes = 0, 0
+
+    def on_val_batch_end(self, trainer, event):
+        self.batches += 1
+
+    def on_val_end(self, trainer, event):
+        self.passes += 1
+
+    def state_dict(self):
+        return {"batches": self.batches, "passes": self.passes}
+
+    def load_state_dict(self, state):
+        self.batches, self.passes = state["batches"], state["passes"]
+
+
+def judged_by(metric, rows=18):
+    loader = dt.BatchLoader(dt.Arrays(*recipes.data(rows, seed=4)), batch_size=5)
+    return dt.Validation(loader, metrics={"accuracy": metric}, every=dt.Every(batches=7))
+
+
+def over(runs, validation):
+    dt.reproducible(seed=3)
+    model, train, _ = recipes.loaders("global", None, 0, None)
+    step = dt.SupervisedStep(
+        model,
+        loss=nn.CrossEntropyLoss(),
+        optimizer=torch.optim.AdamW(model.parameters(), 1e-2),
+        device="cpu",
+    )
+    return dt.Trainer(
+        step,
+        train,
+        validation=validation,
+        epochs=2,
+        name=runs and "r",
+        runs=runs,
+        callbacks=[SeesBatches()],
+        verbosity=0,
+    )
+
+
+def failing(runs, metric):
+    t = over(runs, judged_by(metric))
+    if not metric.mended:
+        with pytest.raises(ZeroDivisionError):
+            t.fit()
+    return t
+
+
+def test_a_validation_that_fails_is_mended_where_it_stands(tmp_path):
+    expected = failing(None, Fails(mended=True))
+    expected.fit()
+    t = failing(tmp_path, Fails(mended=False))
+    assert t.progress.validation.batches == 4
+    told = t.replace(validation=judged_by(Fails(mended=True)))
+    assert "the validation that was due is made by the new one" in told
+    t.close()
+    # ... also by a script that is run again with the mended one.
+    t = failing(tmp_path, Fails(mended=True))
+    t.fit()
+    found, wanted = t.state_dict(), expected.state_dict()
+    assert [each["parts"] for each in found.pop("replaced")] == [["validation"]]
+    assert not wanted.pop("replaced", None)
+    assert dt.digest(found) == dt.digest(wanted)
+    assert recipes.summary(t)[1] == recipes.summary(expected)[1]
+    assert t.handlers.by_name["SeesBatches"].batches == 4 * t.progress.validation.passes
+    t.close()
+
+
+def test_a_validation_that_fails_may_be_left_out(tmp_path):
+    t = failing(tmp_path, Fails(mended=False))
+    assert "is left out" in t.replace(validation=None)
+    t.fit()
+    assert t.progress.phase is dt.Phase.DONE
+    assert t.progress.validation.passes == 0
+    expected = over(None, None)
+    expected.fit()
+    assert t.history["train.loss"].values.tolist() == expected.history["train.loss"].values.tolist()
+
+
+def test_a_pass_under_way_is_taken_over_over_the_same_data_alone(tmp_path):
+    t = failing(tmp_path, Fails(mended=False))
+    before = t.state_dict()
+    with pytest.raises(ValueError, match=r"4 batches of a pass are judged.*the same data, or None"):
+        t.replace(validation=judged_by(Fails(mended=True), rows=20))
+    with pytest.raises(ValueError, match="replace that alone"):
+        t.replace(validation=judged_by(Fails(mended=True)), loss=nn.CrossEntropyLoss())
+    assert dt.digest(t.state_dict()) == dt.digest(before)
+    t.replace(validation=judged_by(Fails(mended=True)))
+    t.fit()
+    assert t.progress.validation.passes
+
+
 def test_between_two_pieces_of_a_batch_the_train_loader_stays():
     t = plain(preprocess="repeat")
     t.fit(until=dt.At(iteration=1))

@@ -43,7 +43,8 @@ class ReplacingVerbs(TrainerPart):
             scheduler_by: When the new scheduler steps, see `SupervisedStep`.
             train: Another train loader. With the old one's settings it goes on at its place, else it begins the epoch under
                 way at its first batch.
-            validation: Another validation; None for none.
+            validation: Another validation; None for none. Where a pass is due or under way, as after a metric that raised, the new one makes
+                it, over the same data; None leaves it out.
             callbacks: All callbacks from here on.
 
         Returns:

@@ -6,6 +6,7 @@ continued by a script that makes its trainer with them, and refused to one that 
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from deeptrain.callbacks.handlers import Handlers
@@ -79,6 +80,8 @@ class _Before:
         self._optimizers: list[Optimizer] = [*trainer.learner.optimizers(), *given]
         self._groups = [without_params(optimizer) for optimizer in self._optimizers]
         self._streams, self._replay_until = trainer.streams.capture(), trainer.run.replay_until
+        progress = trainer.progress
+        self._pass = progress.phase, progress.validation.batches, deque(progress.pending)
 
     def put_back(self, trainer: Trainer) -> None:
         """Make the trainer as it was."""
@@ -91,6 +94,8 @@ class _Before:
                 for key in set(group) - {*values, "params"}:
                     del group[key]
                 group.update(values)
+        progress = trainer.progress
+        progress.phase, progress.validation.batches, progress.pending = self._pass
         trainer.listen()
         trainer.run.replay_until = self._replay_until
         self.put_back_streams(trainer)
@@ -126,11 +131,14 @@ def _refuse(trainer: Trainer, parts: Mapping[str, Any], scheduler_by: Any) -> No
         raise ValueError(
             f"{what}: the run is done, and nothing follows: start another from it with resume=its path"
         )
-    if progress.phase is Phase.VALIDATE or any(task.kind != "checkpoint" for task in progress.pending):
+    unfinished = progress.phase is Phase.VALIDATE or any(
+        task.kind != "checkpoint" for task in progress.pending
+    )
+    if unfinished and not _mends_the_pass(trainer, parts):
         pending = ", ".join(trainer.info().pending)
         raise ValueError(
             f"{what}: something is still to be done with the old parts ({pending}): have it done first, with "
-            f"trainer.fit(until=dt.At(iteration={progress.train.iterations}))"
+            f"trainer.fit(until=dt.At(iteration={progress.train.iterations})); where it is the validation that fails, replace that alone"
         )
     _refuse_of_step(trainer, parts, scheduler_by, what)
     place = trainer.train.position
@@ -139,6 +147,12 @@ def _refuse(trainer: Trainer, parts: Mapping[str, Any], scheduler_by: Any) -> No
             f"{what}: {place.iteration} pieces of batch {place.batch} are done: go on to the batch's end first, with "
             f"trainer.fit(until=dt.At(batch={progress.train.batches + 1}))"
         )
+
+
+def _mends_the_pass(trainer: Trainer, parts: Mapping[str, Any]) -> bool:
+    """Whether it is the validation alone that is replaced, and a pass of it that comes next."""
+    pending = trainer.progress.pending
+    return set(parts) == {"validation"} and bool(pending) and pending[0].kind == "validation"
 
 
 def _refuse_of_step(trainer: Trainer, parts: Mapping[str, Any], scheduler_by: Any, what: str) -> None:
@@ -184,8 +198,10 @@ def _replace(trainer: Trainer, parts: dict[str, Any], scheduler_by: Any) -> list
     settings = dict(trainer.settings)
     train = as_feed(parts["train"], trainer.seed) if "train" in parts else trainer.train
     if "validation" in parts:
+        old = trainer.judging
         trainer.judging = Judging(parts["validation"], trainer.seed)
         trainer.judging.refuse_unknown_best(trainer.checkpoints.best)
+        said += _take_the_pass_over(trainer, old)
     judged = trainer.judging.validation
     loaders = () if judged is None else judged.loaders.values()
     if any(train is one for one in (*trainer.judging.feeds(), *loaders)) or any(
@@ -214,6 +230,26 @@ def _replace(trainer: Trainer, parts: dict[str, Any], scheduler_by: Any) -> list
     trainer.settings = settings
     trainer.listen()
     return said
+
+
+def _take_the_pass_over(trainer: Trainer, old: Judging) -> list[str]:
+    """Where a pass comes next, or is under way, let the new validation make it; what is worth saying of it.
+
+    The batches that were judged are computed again, silently: what was delivered of them stays delivered.
+    """
+    progress = trainer.progress
+    if not progress.pending or progress.pending[0].kind != "validation":
+        return []
+    if trainer.judging.validation is None:
+        progress.pending.popleft()
+        progress.phase, progress.validation.batches = Phase.TRAIN, 0
+        return ["the validation that was due is left out"]
+    if progress.validation.batches and trainer.judging.data_settings() != old.data_settings():
+        raise ValueError(
+            f"trainer.replace(validation=...): {progress.validation.batches} batches of a pass are judged, whose handlers were called: expected "
+            "a validation over the same data, or None, which leaves the pass out"
+        )
+    return ["the validation that was due is made by the new one"]
 
 
 def _data_settings(trainer: Trainer, recorded: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
