@@ -2,6 +2,7 @@
 
 import argparse
 import random
+import re
 import shutil
 
 import pytest
@@ -84,6 +85,15 @@ def test_any_flipped_bit_is_found_and_its_file_named(run, file):
         assert verdict.problem.startswith(file)
         path.write_bytes(original)
     assert verify_all(run)[-1].whole
+
+
+def test_when_and_how_good(tmp_path):
+    for time, said in ((0.0, r", key metric 0.25, saved (1969|1970)-\d\d-\d\d \d\d:\d\d:\d\d"), (1e300, ", key metric 0.25"), (float("nan"), ", key metric 0.25")):  # fmt: skip
+        store = CheckpointStore(tmp_path / str(time), keep=1)
+        path = store.commit(
+            tree(0), {"epochs": 3, "iterations": 40, "key": 0.25, "mode": "max", "time": time}
+        )
+        assert re.fullmatch(re.escape(f"{path}: whole, 3 epochs, 40 iterations") + said, str(verify_all(path)[0]))  # fmt: skip
 
 
 def test_a_flipped_bit_in_each_tensor_names_the_tensor(run):

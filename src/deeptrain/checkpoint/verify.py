@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deeptrain.checkpoint.files import CheckpointError
 from deeptrain.checkpoint.manifest import MANIFEST, STATE, TENSORS
@@ -12,6 +14,7 @@ from deeptrain.checkpoint.reading import CorruptCheckpoint, Reader
 from deeptrain.checkpoint.store import CheckpointStore, check_sequence
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from os import PathLike
 
 
@@ -92,5 +95,14 @@ def _verdict(path: Path) -> Verdict:
         return Verdict(path, error.what)
     said = [f"{info[name]} {name}" for name in ("epochs", "iterations") if type(info.get(name)) is int]
     said += [f"tag {info['tag']!r}"] if "tag" in info else []
+    said += _when_and_how_good(info)
     said += [] if remark is None else [remark]
     return Verdict(path, None, "".join(f", {word}" for word in said))
+
+
+def _when_and_how_good(info: Mapping[str, Any]) -> Iterator[str]:
+    if isinstance(key := info.get("key"), float):
+        yield f"key metric {key:.6g}"
+    if isinstance(time := info.get("time"), float):
+        with suppress(ValueError, OverflowError, OSError):  # what no calendar has
+            yield datetime.fromtimestamp(time).astimezone().strftime("saved %Y-%m-%d %H:%M:%S")

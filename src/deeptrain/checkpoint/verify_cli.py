@@ -14,7 +14,9 @@ EXAMPLE = "example: deeptrain verify runs/M1__mnist; the exit status is 1 where 
 def add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the command line's."""
     parser = commands.add_parser(
-        "verify", help="whether a run's checkpoints are whole, bit for bit", epilog=EXAMPLE
+        "verify",
+        help="a run's checkpoints: whether they are whole, bit for bit, where they stand, and when they were saved",
+        epilog=EXAMPLE,
     )
     parser.add_argument("path", metavar="RUN|CHECKPOINT", type=Path, help="the directory of either")
     parser.set_defaults(run=run_verify)

@@ -38,7 +38,10 @@ class Interrupted(KeyboardInterrupt):
         signal: The number of the signal that asked for it, or None for a pause requested by other means.
         reason: Who asked, in words.
         where: Where the run stands, in words.
+        told: Whether it was said already, so that nothing is printed where nobody catches it.
     """
+
+    told = False
 
     def __init__(self, reason: str, where: str = "", signal: int | None = None) -> None:
         super().__init__(reason)
@@ -267,7 +270,8 @@ def end_by_signal_if_uncaught() -> None:
             return
         if error.__cause__ is not None:
             before(type(error.__cause__), error.__cause__, error.__cause__.__traceback__)
-        sys.stderr.write(f"Interrupted: {error}\n")
+        if not error.told:
+            sys.stderr.write(f"Interrupted: {error}\n")
         if not is_interactive():
             _Ending.signal = error.signal
 

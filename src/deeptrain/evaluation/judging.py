@@ -255,8 +255,9 @@ class Judging:
         event = Event("val_end", at, progress.train.epochs, None, None, dict(figures), ("val_end",))
         event.replaying = at <= trainer.run.replay_until
         trainer.delivery.put(("val_end",), event, first=True)
-        if trainer.checkpoints.best and self._is_new_best(trainer.history):
-            trainer.progress.pending.append(Task("checkpoint"))
+        saved = any(task.kind == "checkpoint" for task in progress.pending)  # at this safe point, anyway
+        if trainer.checkpoints.best and not saved and self._is_new_best(trainer.history):
+            progress.pending.append(Task("checkpoint"))
         trainer.display.on_validation(trainer, figures)
 
     def _note_subsets(self, trainer: Trainer) -> None:

@@ -53,7 +53,7 @@ class Appraisal:
 
     def make(self, trainer: Trainer) -> Interrupted:
         """Judge, write down what was found, and give what ends the script."""
-        end_by_signal_if_uncaught()  # it is said in one line
+        end_by_signal_if_uncaught()
         store = CheckpointStore(Path(self.run) / "checkpoints")
         found = store.best() if self.which == "best" else store.newest()
         trainer.load_state_dict(found.tree)
@@ -66,4 +66,6 @@ class Appraisal:
         told = {"checkpoint": found.path.name, "iterations": at.iterations, "epochs": at.epochs}
         figures = {name: repr(value) for name, value in judgement.items()}  # JSON has no NaN
         write_json(self.report, told | {"figures": figures, "files": [str(file) for file in files]})
-        return Interrupted(f"{self.run} was evaluated", trainer.info().line)
+        ended = Interrupted(f"{self.run} was evaluated", trainer.info().line)
+        ended.told = True  # by the command
+        return ended
