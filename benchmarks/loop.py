@@ -82,11 +82,15 @@ class ReadyFeed(dt.BatchLoader):
         return dt.Batch(found.inputs, found.targets, epoch, batch, found.rows, found.table)
 
 
-def deeptrain(norm):
-    """Everything on: history, journal, display, sources, signals, checkpoints by the clock."""
+def deeptrain(norm, *, on_nonfinite="stop"):
+    """Everything on: history, journal, display, sources, signals, checkpoints by the clock; gradients looked at before each update."""
     model = make_model(norm)
     step = dt.SupervisedStep(
-        model, loss=nn.CrossEntropyLoss(), optimizer=torch.optim.AdamW(model.parameters(), 1e-3), device="cpu"
+        model,
+        loss=nn.CrossEntropyLoss(),
+        optimizer=torch.optim.AdamW(model.parameters(), 1e-3),
+        on_nonfinite=on_nonfinite,
+        device="cpu",
     )
     place = tempfile.mkdtemp(prefix="deeptrain-bench-")
     trainer = dt.Trainer(
@@ -283,6 +287,7 @@ def _callback_arm(fit):
 ARMS = {
     "one copy": lambda norm: bare(norm, copy=True),
     "deeptrain": deeptrain,
+    "deeptrain without the watch": lambda norm: deeptrain(norm, on_nonfinite="ignore"),
     "ignite": ignite,
     "lightning": lightning,
     "lightning+log": lambda norm: lightning(norm, log=True),

@@ -229,7 +229,9 @@ class Trainer(SteeringVerbs, JudgingVerbs, ReplacingVerbs, TimeVerbs, SavingVerb
             try:
                 self._start()
                 travel = self.run.travel
-                while self.progress.phase is not Phase.DONE and not self._rests_at(counter, goal, stop=stop):
+                while self.progress.phase is not Phase.DONE:
+                    if getattr(self.progress.train, counter) >= goal and self._rests_at(counter, goal, stop=stop):
+                        break
                     if travel is not None and self._rests_at(travel.counter, travel.count, stop=True):
                         break
                     self._advance()

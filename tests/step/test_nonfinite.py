@@ -196,3 +196,30 @@ def test_gradients_of_every_kind_are_looked_at():
     before = kept.numpy().tobytes()
     assert watch.found(loss, [kept]) is None
     assert kept.numpy().tobytes() == before
+
+
+def test_what_was_found_is_not_found_again():
+    watch, loss, good = Watch("skip", away=False), torch.zeros(()), [torch.ones(3)]
+    assert "gradient" in watch.found(loss, [torch.full((3,), torch.inf)])
+    assert watch.found(loss, good) is None
+    assert "gradient" in watch.found(loss, [torch.full((2,), torch.nan), torch.ones(2, dtype=torch.bfloat16)])
+    assert watch.found(loss, good) is None
+
+
+def test_an_abort_while_it_looks_leaves_no_flag_raised(monkeypatch):
+    class Raised(torch.Tensor):
+        """A flag at the reading of which the second Ctrl-C comes."""
+
+        def item(self):
+            raise KeyboardInterrupt
+
+    trainer = make("stop", bad=())
+    watch = trainer.learner.watch
+    flag, one = watch._standing
+    monkeypatch.setattr(watch, "_standing", (flag.as_subclass(Raised), one))
+    flag.fill_(1.0)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    monkeypatch.undo()
+    assert flag.item() == 0.0
+    trainer.fit()

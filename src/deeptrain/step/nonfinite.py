@@ -15,8 +15,6 @@ import torch
 from deeptrain.data.batch import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch.optim import Optimizer
 
     from deeptrain.data.batch import Batch
@@ -55,6 +53,7 @@ class Watch:
             raise ValueError(f"on_nonfinite={policy!r}: expected one of {', '.join(map(repr, POLICIES))}")
         self.policy, self._away = policy, away
         self._scalars: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._standing = None if away else (torch.zeros(()), torch.ones(()))
         self._late: list[tuple[torch.Tensor, Batch]] = []
         self._batch: Batch | None = None
 
@@ -62,16 +61,37 @@ class Watch:
         """Whether updates are left out on the device, by an optimizer that can do so."""
         return self._away and bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
-    def found(self, loss: torch.Tensor, gradients: Sequence[torch.Tensor]) -> str | None:
+    def found(self, loss: torch.Tensor, gradients: list[torch.Tensor]) -> str | None:
         """Say what is not finite; None where all is. An accelerator is waited for."""
         value = loss.item()
         if not math.isfinite(value):
             return f"the loss is {value}"
-        if gradients and self.flag(gradients).item():
+        if gradients and not self._are_finite(gradients):
             return "a gradient is not finite, though the loss is,"
         return None
 
-    def flag(self, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _are_finite(self, gradients: list[torch.Tensor]) -> bool:
+        """Whether they are, by a flag that stands for all calls and is put back where it was raised."""
+        if self._standing is None:
+            return not self.flag(gradients).item()
+        flag, one = self._standing
+        try:
+            # Multiplies by 1 on the way, which changes no bit.
+            torch._amp_foreach_non_finite_check_and_unscale_(gradients, flag, one)
+        except (RuntimeError, NotImplementedError):  # of several kinds, or of one that it cannot check
+            flag.zero_()
+            return not self.flag(gradients).item()
+        if not flag.item():
+            return True
+        flag.zero_()
+        return False
+
+    def put_back(self) -> None:
+        """Lower the flag, which an abort may have left raised."""
+        if self._standing is not None:
+            self._standing[0].zero_()
+
+    def flag(self, gradients: list[torch.Tensor]) -> torch.Tensor:
         """Give a tensor of shape (), above 0 where a gradient is not finite; on their device."""
         try:
             return self._checked(gradients)
@@ -79,7 +99,7 @@ class Watch:
             flags = [self._checked(kind) for kind in _by_kind(gradients)]
             return torch.stack([flag.to(flags[0].device) for flag in flags]).amax(0)
 
-    def _checked(self, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _checked(self, gradients: list[torch.Tensor]) -> torch.Tensor:
         device = gradients[0].device
         known = self._scalars.get(device)
         if known is None:
@@ -89,7 +109,7 @@ class Watch:
             )
         flag = known[0].clone()
         # Multiplies by 1 on the way, which changes no bit.
-        torch._amp_foreach_non_finite_check_and_unscale_(list(gradients), flag, known[1])
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, flag, known[1])
         return flag
 
     def begin(self, batch: Batch) -> None:
@@ -115,7 +135,7 @@ class Watch:
         self._late.clear()
 
 
-def _by_kind(gradients: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
+def _by_kind(gradients: list[torch.Tensor]) -> list[list[torch.Tensor]]:
     kinds: dict[Any, list[torch.Tensor]] = {}
     for gradient in gradients:
         plain = gradient.coalesce().values() if gradient.layout is torch.sparse_coo else gradient

@@ -193,6 +193,7 @@ class Parameters:
         self._optimizers = list(optimizers)
         self._groups = -1
         self._all: list[torch.nn.Parameter] = []
+        self._held: list[torch.Tensor] = []
 
     def all(self) -> list[torch.nn.Parameter]:
         """Every parameter, once."""
@@ -206,8 +207,14 @@ class Parameters:
             self._groups = groups
         return self._all
 
+    def gradients(self) -> list[torch.Tensor]:
+        """Those that there are; held until they are dropped, so that an optimizer need not make objects of them again."""
+        self._held = [grad for parameter in self.all() if (grad := parameter.grad) is not None]
+        return self._held
+
     def drop_gradients(self) -> None:
         """Leave no gradient."""
+        self._held = []
         for parameter in self.all():
             parameter.grad = None
 

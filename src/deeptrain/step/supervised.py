@@ -253,9 +253,7 @@ class SupervisedStep(Scheduling, Updating):
     def _look_at(self, loss: torch.Tensor, batch: Batch) -> None:
         """See that all is finite, and do what is asked for where it is not."""
         # What a scaled gradient comes to is the scaler's to see.
-        scales = self.precision.scales
-        gradients = [] if scales else [p.grad for p in self._parameters.all() if p.grad is not None]
-        what = self.watch.found(loss, gradients)
+        what = self.watch.found(loss, [] if self.precision.scales else self._parameters.gradients())
         if what is None:
             return
         if self.watch.policy == "stop":
@@ -287,6 +285,7 @@ class SupervisedStep(Scheduling, Updating):
     def discard(self) -> None:
         """Drop the gradients of the present piece. See `Step`."""
         self._void = False
+        self.watch.put_back()
         self._measuring.forget()
         self._parameters.drop_gradients()
 

@@ -104,6 +104,7 @@ class Updating:
         if self.accumulate == 1:
             return self._update()
         self._gathered.add(self._parameters.all(), self._weight)
+        self._parameters.drop_gradients()
         return self._update_if_whole()
 
     def _update_if_whole(self) -> Applied:
@@ -174,8 +175,7 @@ class Updating:
     def _step_masked(self) -> bool:
         """Let the device leave the update out where a gradient is not finite; what was found is read later."""
         optimizer: Any = self.optimizer
-        gradients = [p.grad for p in self._parameters.all() if p.grad is not None]
-        optimizer.grad_scale, optimizer.found_inf = None, self.watch.flag(gradients)
+        optimizer.grad_scale, optimizer.found_inf = None, self.watch.flag(self._parameters.gradients())
         try:
             optimizer.step()
         finally:
