@@ -230,7 +230,8 @@ class Trainer(SteeringVerbs, JudgingVerbs, ReplacingVerbs, TimeVerbs, SavingVerb
                 self._start()
                 travel = self.run.travel
                 while self.progress.phase is not Phase.DONE:
-                    if getattr(self.progress.train, counter) >= goal and self._rests_at(counter, goal, stop=stop):
+                    is_there = getattr(self.progress.train, counter) >= goal
+                    if is_there and self._rests_at(counter, goal, stop=stop):
                         break
                     if travel is not None and self._rests_at(travel.counter, travel.count, stop=True):
                         break
