@@ -295,6 +295,8 @@ def test_cadences():
 def test_a_callback_must_be_one():
     with pytest.raises(TypeError, match="holds a str"):
         dt.Trainer(step_of(nn.Linear(6, 3)), loader(), callbacks=["no"], runs=None)
+    with pytest.raises(TypeError, match=r"a CSVLogger, which is a logger: give it as Trainer\(..., loggers="):
+        dt.Trainer(step_of(nn.Linear(6, 3)), loader(), callbacks=[dt.CSVLogger()], runs=None)
 
 
 def test_data_that_is_no_loader():

@@ -1,5 +1,6 @@
 """Metrics by name, thresholds, calibrations and subsets in a run: honest beside optimistic, the same wherever it was stopped."""
 
+import io
 import json
 
 import numpy as np
@@ -221,7 +222,7 @@ def test_a_subset_that_cannot_be_chosen_is_refused_before_the_first_pass():
 # ------------------------------------------------------------------ more than two classes
 
 
-def many(each, runs=None, **more):
+def many(each, runs=None, verbosity=0, **more):
     """Three labels, of which several may hold; or three classes."""
     dt.reproducible(seed=3)
     model = nn.Linear(6, 3)
@@ -234,11 +235,13 @@ def many(each, runs=None, **more):
     )
     validation = dt.Validation(
         dt.BatchLoader(dt.Arrays(x, targets), batch_size=7),
-        metrics=["f1"],
-        key_metric="f1",
-        threshold=dt.FindThreshold(metric="f1", each=each),
         every=dt.Every(batches=4),
-        **more,
+        **{
+            "metrics": ["f1"],
+            "key_metric": "f1",
+            "threshold": dt.FindThreshold(metric="f1", each=each),
+            **more,
+        },
     )
     train = dt.BatchLoader(dt.Arrays(x[:40], targets[:40]), batch_size=5, shuffle=True, seed=5)
     name = None if runs is None else "r"
@@ -250,7 +253,7 @@ def many(each, runs=None, **more):
         runs=runs,
         name=name,
         callbacks=recipes.callbacks(),
-        verbosity=0,
+        verbosity=verbosity,
     )
 
 
@@ -271,6 +274,27 @@ def test_each_label_or_class_has_a_threshold_of_its_own(each):
     called = kept.predict(scores.numpy())
     wanted = targets.numpy() if each == "label" else np.eye(3)[targets.numpy()]
     assert found["f1_optimistic"] == pytest.approx(theirs.f1_score(wanted, called, average="macro"))
+
+
+def test_metrics_of_several_classes_go_by_the_largest_column():
+    t = many("class", metrics=["f1", "accuracy", "mcc"], key_metric="accuracy", subset=2)
+    assert not {"accuracy_optimistic", "mcc_optimistic"} & {*t.judging.validation.names()}
+    found = t.validate(keep_predictions=True)
+    called, targets = found.judged.predictions.argmax(1), found.judged.targets
+    assert found["accuracy"] == pytest.approx(theirs.accuracy_score(targets, called))
+    assert found["mcc"] == pytest.approx(theirs.matthews_corrcoef(targets, called))
+    assert {"f1_optimistic", "subset_rest"} < {*found}
+    assert not {"accuracy_optimistic", "mcc_optimistic"} & {*found}
+    labels = many("label", metrics=["accuracy"], key_metric="accuracy")
+    assert "accuracy_optimistic" in labels.validate()
+
+
+def test_the_display_leaves_the_columns_thresholds_out():
+    screen = io.StringIO()
+    t = many("class", verbosity=dt.Display(1, stream=screen))
+    t.fit()
+    assert "f1_optimistic" in screen.getvalue()
+    assert "threshold." not in screen.getvalue()
 
 
 def test_a_recorded_pass_gives_every_threshold():

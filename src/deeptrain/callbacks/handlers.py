@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from deeptrain.callbacks.base import DELIVERED, IMMEDIATE, Callback
 from deeptrain.callbacks.functions import functions_of
 from deeptrain.checkpoint.codec import encode
+from deeptrain.loggers.base import Logger
 from deeptrain.state.tree import VOLATILE as EXTRA
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ class Handlers:
                 f"callbacks is one {type(callbacks).__name__}, expected a list: write callbacks=[...]"
             )
         for callback in _spread([*callbacks, *more]):
+            if isinstance(callback, Logger):
+                raise TypeError(
+                    f"callbacks holds a {type(callback).__name__}, which is a logger: give it as Trainer(..., loggers=[...])"
+                )
             if not isinstance(callback, Callback):
                 raise TypeError(
                     f"callbacks holds a {type(callback).__name__}, expected instances of deeptrain.Callback, or dicts "

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from deeptrain.evaluation.arrays import EvaluationError, refuse_rows
+from deeptrain.evaluation.measures import needs_threshold
 from deeptrain.evaluation.metrics.decisions import log_sigmoid, probabilities_of
+from deeptrain.evaluation.metrics.named import Metric
 from deeptrain.evaluation.metrics.reading import array_of
 from deeptrain.evaluation.thresholds.chosen import Thresholds
 from deeptrain.evaluation.thresholds.threshold import best_threshold
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from deeptrain.data.batch import RowIds
+    from deeptrain.evaluation.measures import Resolved
     from deeptrain.evaluation.metrics.reading import Form
     from deeptrain.evaluation.thresholds.chosen import Threshold
     from deeptrain.evaluation.thresholds.confusion import CountMetric
@@ -33,7 +36,8 @@ class FindThreshold:
     Attributes:
         metric: By what; a name, a `CountMetric`, or a function. See `best_threshold`.
         each: Of more than two classes, each "label" (several may hold at once) or each "class" against all others has a threshold of
-            its own, `threshold.0`, `threshold.1` and so on. Metrics are then computed of each column alone, and the figure is their mean.
+            its own, `threshold.0`, `threshold.1` and so on. Metrics of decisions between two classes are then computed of each column alone, and
+            the figure is their mean; those which judge decisions between more classes too, as accuracy, go by the largest column as ever.
         in_subsets: Whether each subset of batches that `Validation(subset=...)` tries has the best threshold of its own; otherwise the pass's
             one holds for all of them.
         bounds: The lowest and the highest threshold that is allowed.
@@ -65,6 +69,11 @@ class FindThreshold:
                 "FindThreshold(in_subsets=True): a subset is chosen by a threshold between two classes, found "
                 f"each={self.each!r}: leave one out"
             )
+
+    def decides_for(self, metric: Resolved) -> bool:
+        """Whether a metric goes by decisions that are made with what is found."""
+        many = self.each == "class" and isinstance(metric, Metric) and metric.of_many
+        return needs_threshold(metric) and not many
 
     def find(self, scores: NDArray[Any], targets: NDArray[Any], sample_weight: Any = None) -> Threshold:
         """The best threshold of some rows."""

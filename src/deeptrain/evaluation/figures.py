@@ -74,7 +74,7 @@ def _of_metric(
     threshold: float | FindThreshold | None,
     decided: Decided | None,
 ) -> dict[str, float]:
-    if decided is None or not needs_threshold(metric):
+    if decided is None or not (isinstance(threshold, FindThreshold) and threshold.decides_for(metric)):
         fixed = threshold if isinstance(threshold, float) and needs_threshold(metric) else None
         return {
             name: measure(name, metric, part.predictions, part.targets, weights=part.weights, threshold=fixed)

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 Fed: TypeAlias = "Feed | Several"
 T = TypeVar("T")
+COLUMN = (
+    "threshold."  # before the number of a label or class; so many figures are for the history, not for a line
+)
 _BOTH_ENDS = ("val_iter_end", "val_batch_end")
 
 
@@ -258,7 +261,7 @@ class Judging:
         saved = any(task.kind == "checkpoint" for task in progress.pending)  # at this safe point, anyway
         if trainer.checkpoints.best and not saved and self._is_new_best(trainer.history):
             progress.pending.append(Task("checkpoint"))
-        trainer.display.on_validation(trainer, figures)
+        trainer.display.on_validation(trainer, {k: v for k, v in figures.items() if COLUMN not in k})
 
     def _note_subsets(self, trainer: Trainer) -> None:
         """The journal has the names of the sets that were chosen, of which the history has the figures."""

@@ -53,6 +53,8 @@ def _by_metric(
 ) -> Subset:
     batches = np.concatenate([np.full(b.stop - b.start, b.index) for b in part.batches])
     how = validation.threshold if needs_threshold(metric) else None
+    if isinstance(how, FindThreshold) and not how.decides_for(metric):
+        how = None
     if not isinstance(how, FindThreshold):
         return best_subset(
             part.predictions, part.targets, batches, metric, size, mode=validation.mode, threshold=how

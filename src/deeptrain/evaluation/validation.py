@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from deeptrain.data.checks import at_least
 from deeptrain.evaluation.deciding import FindThreshold
 from deeptrain.evaluation.joining import JOINS
-from deeptrain.evaluation.measures import Given, needs_threshold, resolved
+from deeptrain.evaluation.measures import Given, resolved
 from deeptrain.evaluation.thresholds.confusion import count_metric
 from deeptrain.state.cadence import Every
 from deeptrain.step.row_weights import ClassWeights, RowWeights, SampleWeight
@@ -124,7 +124,7 @@ class Validation:
         """The figures of a pass."""
         known = ["loss", *self.metrics]
         if isinstance(self.threshold, FindThreshold):
-            decided = [name for name, metric in self.metrics.items() if needs_threshold(metric)]
+            decided = [name for name, metric in self.metrics.items() if self.threshold.decides_for(metric)]
             known += ["threshold", *(f"{name}_optimistic" for name in decided)]
         known += ["calibration_error", "calibration_error_calibrated"] if self.calibration else []
         known += ["subset_optimistic", "subset_rest"] if self.subset else []
@@ -147,7 +147,7 @@ class Validation:
                 f"Validation(subset={self.subset}): found key_metric={self.key_metric!r} with mode={self.mode!r}, expected the loss, or a "
                 'metric of which it is known what is best: give key_metric=..., mode="max" or mode="min"'
             )
-        if metric is not None and needs_threshold(metric) and isinstance(how, FindThreshold) and how.each:
+        if metric is not None and isinstance(how, FindThreshold) and how.each and how.decides_for(metric):
             raise ValueError(
                 f"Validation(subset={self.subset}): found a threshold for each {how.each}, expected one between two classes, or a "
                 "key_metric that needs none"

@@ -10,6 +10,7 @@ import difflib
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from deeptrain.evaluation.metrics.catalogue import NAMED
+from deeptrain.evaluation.metrics.decisions import read_classes
 from deeptrain.evaluation.metrics.names import ALIASES, NO_LONGER
 from deeptrain.evaluation.metrics.own_metric import OwnMetric, sklearn_metric
 from deeptrain.evaluation.metrics.reading import FORMS, Given
@@ -44,6 +45,7 @@ class Metric:
         mode: Whether "max" or "min" is the best.
         needs: "threshold" (decisions between two classes), "classes" (decisions between any), "scores" or "values".
         form: What fractions are: "probabilities" (checked), "logits", or "scores" of any range.
+        of_many: Whether it also judges decisions between more than two classes, or only those.
         mean: Whether it is a mean over rows.
         adds_up: Whether it has `tallies`.
 
@@ -60,6 +62,7 @@ class Metric:
     def __init__(self, name: str, recipe: Recipe, form: Form = "probabilities") -> None:
         self.name, self.form, self._recipe = name, form, recipe
         self.mode: Mode = recipe.mode
+        self.of_many = recipe.read is read_classes
         self.needs, self.mean, self.adds_up = recipe.needs, recipe.mean, recipe.tally is not None
 
     def __repr__(self) -> str:
