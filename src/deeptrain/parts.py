@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING, Literal
 
 from deeptrain.callbacks.ledger import Ledger
 from deeptrain.callbacks.recover import Recover
+from deeptrain.checkpoint.settings import Checkpoints
+from deeptrain.evaluation.validation import Validation
 from deeptrain.state.cadence import Due
 
 if TYPE_CHECKING:
     from deeptrain.callbacks.base import Callback
     from deeptrain.data.feed import Feed
-    from deeptrain.evaluation.validation import Validation
     from deeptrain.state.cadence import Every
     from deeptrain.step.base import Step
 
     Dues = list[tuple[Literal["validation", "checkpoint"], Due]]
 
 
-def refuse_misfits(train: object, validation: Validation | None, epochs: object, config: object) -> None:
+def refuse_misfits(
+    train: object, validation: object, epochs: object, config: object, checkpoints: object
+) -> None:
     """See that what the constructor of a `Trainer` was given goes together.
 
     Raises:
@@ -29,6 +32,14 @@ def refuse_misfits(train: object, validation: Validation | None, epochs: object,
         raise ValueError(f"epochs={epochs!r}: expected a whole number of passes from 1 up")
     if config is not None and not isinstance(config, dict):
         raise TypeError(f"config={config!r}: expected a dict of values to keep with the run")
+    if validation is not None and not isinstance(validation, Validation):
+        raise TypeError(
+            f"validation={type(validation).__name__}(...): expected what is validated, how and when: dt.Validation(loader, ...)"
+        )
+    if checkpoints is not None and not isinstance(checkpoints, Checkpoints):
+        raise TypeError(
+            f"checkpoints={checkpoints!r}: expected when and what is kept: dt.Checkpoints(every=dt.Every(seconds=60))"
+        )
     if validation is not None and any(loader is train for loader in validation.loaders.values()):
         raise ValueError(
             "the train loader is the validation's loader too: make a second one, each has its place"

@@ -28,6 +28,7 @@ from deeptrain.checkpoint.settings import Checkpoints
 from deeptrain.control.change import steer_edits
 from deeptrain.control.interrupt import Interrupts, end_by_signal_if_uncaught
 from deeptrain.control.verbs import SteeringVerbs
+from deeptrain.data.checks import whole
 from deeptrain.delivery import Delivery
 from deeptrain.evaluation.judging import Judging
 from deeptrain.evaluation.verbs import JudgingVerbs
@@ -128,7 +129,7 @@ class Trainer(SteeringVerbs, JudgingVerbs, ReplacingVerbs, TimeVerbs, SavingVerb
         loggers: Sequence[Logger] = (),
         verbosity: int | Display | None = None,
     ) -> None:
-        refuse_misfits(train, validation, epochs, config)
+        refuse_misfits(train, validation, epochs, config, checkpoints)
         self.seed = torch.initial_seed()
         self.learner: Step = step if isinstance(step, Step) else FunctionStep(step)
         self.streams = Streams(self.learner.device)
@@ -196,7 +197,7 @@ class Trainer(SteeringVerbs, JudgingVerbs, ReplacingVerbs, TimeVerbs, SavingVerb
 
     def step(self, iterations: int = 1) -> None:
         """Make that many train iterations, with everything that follows from them."""
-        self.fit(until=At(iteration=self.progress.train.iterations + iterations))
+        self.fit(until=At(iteration=self.progress.train.iterations + whole("step", iterations)))
 
     def __iter__(self) -> Iterator[Event]:
         """Drive the run yourself: yields each train iteration after its events are delivered.

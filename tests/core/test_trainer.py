@@ -299,6 +299,45 @@ def test_a_callback_must_be_one():
         dt.Trainer(step_of(nn.Linear(6, 3)), loader(), callbacks=[dt.CSVLogger()], runs=None)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"validation": loader}, r"validation=BatchLoader\(...\): expected .* dt.Validation\(loader"),
+        ({"checkpoints": lambda: 5}, "checkpoints=5: expected .* dt.Checkpoints"),
+        ({"callbacks": lambda: None}, "expected a list"),
+    ],
+)
+def test_what_a_trainer_is_given_by_mistake(given, message):
+    made = {name: make() for name, make in given.items()}
+    with pytest.raises(TypeError, match=message):
+        dt.Trainer(step_of(nn.Linear(6, 3)), loader(), runs=None, **made)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"optimizer": None}, "optimizer=None: expected an optimizer over the model's parameters"),
+        ({"optimizer": torch.optim.SGD}, "optimizer=SGD: expected"),
+        ({"loss": "mse"}, "loss='mse': expected a function"),
+        ({"scheduler": "cosine"}, "scheduler='cosine': expected a function that makes one"),
+        ({"compile": "yes"}, "compile='yes': expected True, False, or a dict"),
+        ({"metrics": {"loss": nn.L1Loss}}, r"the class L1Loss, expected an instance .* write L1Loss\(...\)"),
+    ],
+)
+def test_what_a_step_is_given_by_mistake(given, message):
+    model = nn.Linear(6, 3)
+    parts = {"loss": nn.MSELoss(), "optimizer": torch.optim.SGD(model.parameters(), 0.1), **given}
+    with pytest.raises(TypeError, match=message):
+        dt.SupervisedStep(model, **parts)
+    with pytest.raises(TypeError, match=r"model='m': expected a torch.nn.Module"):
+        dt.SupervisedStep("m", **parts)
+
+
+def test_steps_are_counted_by_whole_numbers():
+    with pytest.raises(TypeError, match="step: found '3', expected a whole number"):
+        dt.Trainer(step_of(nn.Linear(6, 3)), loader(), runs=None, verbosity=0).step("3")
+
+
 def test_data_that_is_no_loader():
     with pytest.raises(TypeError, match="BatchLoader"):
         dt.Trainer(step_of(nn.Linear(6, 3)), [1, 2], runs=None)

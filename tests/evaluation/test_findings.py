@@ -444,7 +444,7 @@ def broken(tmp_path, rows=(3, 11), targets=None, **more):
     [
         ({"metrics": ["f1"]}, dt.MetricError, r"the metric 'f1': predictions are NaN in 2 of 20 rows", r"rows are 1\[3\], 2\[3\]"),
         ({"metrics": ["auroc"]}, dt.MetricError, "'auroc'", r"1\[3\]"),
-        ({"metrics": ["f1"], "threshold": "f1"}, dt.EvaluationError, "NaN in 2 of 20 rows", ""),
+        ({"metrics": ["f1"], "threshold": "f1"}, dt.EvaluationError, "found NaN in row 3, 11, expected numbers", r"rows are 1\[3\], 2\[3\]"),
         ({"metrics": {"own": lambda p, t: {}[0]}}, KeyError, "0", "raised by the metric 'own'"),
         ({"metrics": {"own": lambda p, t: "x"}}, ValueError, "the metric 'own' gave a str", ""),
     ],
@@ -493,3 +493,28 @@ def test_a_metric_that_diverges_in_training_is_for_nonfinite_to_deal_with():
     t.fit()
     assert np.isnan(t.history["train.acc"].values[0])
     assert not np.isnan(t.history["train.acc"].values[1:]).any()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"every": 5}, r"Validation\(every=5\): expected a cadence"),
+        ({"limit": "5"}, "limit: found '5', expected a whole number"),
+        ({"limit": 0}, "limit: found 0, expected a whole number of at least 1"),
+        ({"memory": -1}, "memory: found -1"),
+        ({"calibration": "temperature"}, "calibration='temperature'.*expected a class"),
+        ({"calibration": dt.TemperatureCalibration()}, "expected a class, which is fitted anew in each pass"),
+    ],
+)
+def test_what_a_validation_is_given_by_mistake(given, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        dt.Validation(dt.BatchLoader(dt.Arrays(*binary(20)), batch_size=5), **given)
+
+
+def test_what_has_no_targets_is_judged_by_ones_own_functions_alone():
+    blind = dt.BatchLoader(dt.Arrays(binary(20)[0]), batch_size=6)
+    t = make(threshold=None)
+    with pytest.raises(dt.EvaluationError, match="f1, auroc, accuracy: the data has no targets"):
+        t.evaluate(blind)
+    found = t.evaluate(blind, metrics={"spread": lambda predictions, _: predictions.std()})
+    assert found["spread"] == pytest.approx(t.predict(blind).predictions.std().item())

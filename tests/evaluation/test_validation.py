@@ -99,7 +99,7 @@ def test_a_loader_without_a_length_may_be_one_of_several_with_a_limit():
         ({}, {}, "expected words without a dot"),
         ({"a.b": loader(2)}, {}, "expected words without a dot"),
         ({"a": loader(2)}, {"key_metric": "recall"}, r"none of this validation's figures \['a.accuracy'"),
-        (loader(2), {"limit": 0}, "at least 1 batch"),
+        (loader(2), {"limit": 0}, "limit: found 0, expected a whole number of at least 1"),
         (loader(2), {"join": "max"}, "join='max': expected one of 'mean'"),
     ],
 )

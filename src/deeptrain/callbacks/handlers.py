@@ -60,7 +60,7 @@ class Handlers:
         self, callbacks: Sequence[Callback | Mapping[Any, Any]], more: Sequence[Callback] = ()
     ) -> None:
         self.by_name: dict[str, Callback] = {}
-        if isinstance(callbacks, Callback | Mapping):
+        if isinstance(callbacks, Callback | Mapping | None):
             raise TypeError(
                 f"callbacks is one {type(callbacks).__name__}, expected a list: write callbacks=[...]"
             )

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 _EXACT = 2**53  # up to here float64 holds every whole number
@@ -16,7 +18,13 @@ _NAMED = 5  # rows or labels named in a message
 
 
 class EvaluationError(ValueError):
-    """What was given to be evaluated cannot be: the message says what, what was found, what was expected, and what to do."""
+    """What was given to be evaluated cannot be: the message says what, what was found, what was expected, and what to do.
+
+    Attributes:
+        rows: The rows that are at fault, where it is some of them.
+    """
+
+    rows: Sequence[int] = ()
 
 
 class Inputs(NamedTuple):
@@ -119,9 +127,11 @@ def refuse_rows(wrong: NDArray[np.bool_], name: str, found: str, expected: str) 
     rows = np.unique(np.nonzero(wrong)[0])
     if len(rows):
         more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
-        raise EvaluationError(
+        error = EvaluationError(
             f"{name}: found {found} in row {', '.join(map(str, rows[:_NAMED]))}{more}, expected {expected}"
         )
+        error.rows = rows.tolist()
+        raise error
 
 
 def as_column(array: NDArray[Any], name: str) -> NDArray[Any]:

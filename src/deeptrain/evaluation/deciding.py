@@ -156,7 +156,8 @@ def decide(how: FindThreshold, predictions: Any, targets: Any, rows: RowIds, for
         try:
             found.append(_column(how, scores[:, at], wanted[:, at], rows))
         except EvaluationError as error:
-            raise EvaluationError(f"{how.each} {at}: {error}") from error
+            error.add_note(f"of the {how.each} {at}")
+            raise
     return Decided(tuple(found), each=True)
 
 
@@ -212,11 +213,12 @@ def _targets_of_each(
 
 
 def _refuse_nan(array: NDArray[Any]) -> None:
-    if np.isnan(array).any():
-        rows = np.flatnonzero(np.isnan(array).reshape(len(array), -1).any(1))
-        raise EvaluationError(
-            f"Validation(threshold=...): predictions are NaN in {len(rows)} of {len(array)} rows, the first of them row {rows[0]}"
-        )
+    refuse_rows(
+        np.isnan(array.reshape(len(array), -1)).any(1),
+        "Validation(threshold=...): predictions",
+        "NaN",
+        "numbers",
+    )
 
 
 def _honest(

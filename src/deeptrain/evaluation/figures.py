@@ -8,16 +8,18 @@ import numpy as np
 import torch
 
 from deeptrain.data.batch import map_tensors
+from deeptrain.evaluation.arrays import EvaluationError
 from deeptrain.evaluation.deciding import FindThreshold, decide
 from deeptrain.evaluation.measures import form_of, measure, needs_threshold, with_form
 from deeptrain.evaluation.metrics.decisions import probabilities_of
-from deeptrain.evaluation.metrics.reading import MetricError, array_of
+from deeptrain.evaluation.metrics.named import Metric
+from deeptrain.evaluation.metrics.reading import array_of
 from deeptrain.evaluation.pass_subset import subset_of_pass
 from deeptrain.evaluation.thresholds.reliability import calibration_error
 from deeptrain.step.row_weights import WeighsPasses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -47,24 +49,36 @@ def figures_of(validation: Validation, step: Step, part: Judged) -> Found:
     if loss is not None:
         figures["loss"] = loss
     kept: dict[str, Any] = {}
+    _refuse_no_targets(validation, part)
     decided = None
-    if isinstance(validation.threshold, FindThreshold):
-        decided = decide(validation.threshold, part.predictions, part.targets, part.rows, form)
-        figures |= decided.figures()
-        kept["threshold"] = decided.state_dict()
     metrics = {name: with_form(metric, form) for name, metric in validation.metrics.items()}
-    for name, metric in metrics.items():
-        try:
+    try:
+        if isinstance(validation.threshold, FindThreshold):
+            decided = decide(validation.threshold, part.predictions, part.targets, part.rows, form)
+            figures |= decided.figures()
+            kept["threshold"] = decided.state_dict()
+        for name, metric in metrics.items():
             figures |= _of_metric(name, metric, part, validation.threshold, decided)
-        except MetricError as error:
-            error.add_note(_named(part, error.rows))
-            raise
-    if validation.calibration is not None:
-        _calibrate(validation, part, form, figures, kept)
-    if validation.subset is not None:
-        found, kept["subset"] = subset_of_pass(validation, part, metrics, decided)
-        figures |= found
+        if validation.calibration is not None:
+            _calibrate(validation, part, form, figures, kept)
+        if validation.subset is not None:
+            found, kept["subset"] = subset_of_pass(validation, part, metrics, decided)
+            figures |= found
+    except EvaluationError as error:
+        error.add_note(_named(part, error.rows))
+        raise
     return figures, kept
+
+
+def _refuse_no_targets(validation: Validation, part: Judged) -> None:
+    wants = [name for name, metric in validation.metrics.items() if isinstance(metric, Metric)]
+    wants += ["calibration"] if validation.calibration is not None else []
+    wants += ["threshold"] if isinstance(validation.threshold, FindThreshold) else []
+    if part.targets is None and wants:
+        raise EvaluationError(
+            f"{', '.join(wants)}: the data has no targets, expected some to judge predictions by: give them, as dt.Arrays(inputs, targets), or "
+            "take trainer.predict(loader), which needs none"
+        )
 
 
 def _of_metric(
@@ -101,11 +115,11 @@ def _of_column(
     return honest, measure(name, plain, scores, targets, weights=weights, threshold=column.best.threshold)
 
 
-def _named(part: Judged, rows: list[int]) -> str:
+def _named(part: Judged, rows: Sequence[int]) -> str:
     """Which rows of which sets these are."""
     if part.table is None or not rows:
         return "of the validation's predictions"
-    names, places = part.table.identify(part.rows[rows])
+    names, places = part.table.identify(part.rows[list(rows)])
     few = ", ".join(f"{name}[{place}]" for name, place in zip(names[:6], places[:6].tolist(), strict=True))
     return f"these rows are {few}{', ...' if len(rows) > 6 else ''} of the validation's data"  # noqa: PLR2004 - what a line holds
 

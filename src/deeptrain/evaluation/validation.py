@@ -95,6 +95,15 @@ class Validation:
         class_weights: ClassWeights = None,
         sample_weight: SampleWeight = None,
     ) -> None:
+        if every is not None and not isinstance(every, Every):
+            raise TypeError(f"Validation(every={every!r}): expected a cadence, such as dt.Every(epochs=1)")
+        if calibration is not None and not isinstance(calibration, type):
+            raise TypeError(
+                f"Validation(calibration={calibration!r}): expected a class, which is fitted anew in each pass: dt.TemperatureCalibration"
+            )
+        if limit is not None:
+            at_least(1, "Validation: limit", limit)
+        at_least(0, "Validation: memory", memory)
         self.loader = loader
         self.limit, self.memory, self.join, self.ledger = limit, memory, join, ledger
         self.loaders = _by_name(loader)
@@ -110,8 +119,6 @@ class Validation:
             raise ValueError(
                 f'mode={mode!r}: expected "max" or "min", whichever of {key_metric!r} is the best'
             )
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit={limit}: expected at least 1 batch, or None for all")
         if join is not None and join not in JOINS:
             raise ValueError(f"join={join!r}: expected one of {', '.join(map(repr, JOINS))}, or None")
         if self.every.unit == "seconds":

@@ -37,7 +37,7 @@ class Average:
         self.updates = 0
         if isinstance(decay, AveragedModel):
             self.module: nn.Module = decay.module
-        elif isinstance(decay, bool) or not 0 <= decay < 1:
+        elif isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 <= decay < 1:
             raise ValueError(f"ema={decay!r}: expected how much stays at each update, from 0 to below 1")
         else:
             self.module = copy.deepcopy(model)

@@ -18,7 +18,24 @@ def name_of(thing: Any) -> str:
     """How a part is called in messages and in the fingerprint: its repr where that says how it was made."""
     if isinstance(thing, nn.Module):
         return " ".join(repr(thing).split())
+    if isinstance(thing, str | None):
+        return repr(thing)
     return getattr(thing, "__qualname__", type(thing).__qualname__)
+
+
+def check_model(model: Any, optimizer: Any) -> None:
+    """Refuse what is no model, or no optimizer.
+
+    Raises:
+        TypeError: One is none.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model={name_of(model)}: expected a torch.nn.Module, such as nn.Linear(4, 2)")
+    if isinstance(optimizer, type) or not hasattr(optimizer, "param_groups"):
+        raise TypeError(
+            f"optimizer={name_of(optimizer)}: expected an optimizer over the model's parameters, such as "
+            "torch.optim.AdamW(model.parameters(), 1e-3)"
+        )
 
 
 def check_given(loss: Any, scheduler: Any, metrics: Any, scheduler_by: Any) -> None:
@@ -29,10 +46,23 @@ def check_given(loss: Any, scheduler: Any, metrics: Any, scheduler_by: Any) -> N
                 f"{name}={thing.__name__} is a class, expected an instance or a function: write {thing.__name__}(...), "
                 "or for a scheduler lambda optimizer, totals: ..."
             )
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss={loss!r}: expected a function of (predictions, targets), such as nn.MSELoss()")
+    if scheduler is not None and not callable(scheduler) and not hasattr(scheduler, "step"):
+        raise TypeError(
+            f"scheduler={scheduler!r}: expected a function that makes one: lambda optimizer, totals: OneCycleLR(optimizer, ...)"
+        )
     names = isinstance(metrics, list | tuple) and all(isinstance(name, str) for name in metrics)
     if metrics is not None and not hasattr(metrics, "items") and not names:
         raise TypeError(
             f"metrics={metrics!r}: expected functions by name, such as {{'accuracy': accuracy}}, or names, ['accuracy']"
+        )
+    classes = (
+        [one for one in dict(metrics).values() if isinstance(one, type)] if hasattr(metrics, "items") else []
+    )
+    if classes:
+        raise TypeError(
+            f"metrics holds the class {classes[0].__name__}, expected an instance or a function: write {classes[0].__name__}(...)"
         )
     if scheduler_by not in {None, "updates", "batches", "epochs", "validations"}:
         raise ValueError(

@@ -7,6 +7,7 @@ at once, or with those of other pieces.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,15 @@ from torch import nn
 from deeptrain.data.batch import map_tensors
 from deeptrain.step.base import Applied, Outcome, Totals
 from deeptrain.step.ema import Average
-from deeptrain.step.given import accepted, check_given, check_optimizer, described, name_of, plain_model
+from deeptrain.step.given import (
+    accepted,
+    check_given,
+    check_model,
+    check_optimizer,
+    described,
+    name_of,
+    plain_model,
+)
 from deeptrain.step.measuring import by_name
 from deeptrain.step.nonfinite import NonFiniteError, Watch
 from deeptrain.step.own_loss import call, parted
@@ -39,7 +48,7 @@ from deeptrain.step.updating import Updating
 from deeptrain.step.weights import counted_rows, ignored_class, refuse_unweighable, weighted_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -138,6 +147,7 @@ class SupervisedStep(Scheduling, Updating):
         on_nonfinite: nonfinite.Policy = "stop",
         device: torch.device | str | None = None,
     ) -> None:
+        check_model(model, optimizer)
         check_given(loss, scheduler, metrics, scheduler_by)
         self.device = default_device() if device is None else torch.device(device)
         self.called = model.to(self.device)
@@ -159,6 +169,10 @@ class SupervisedStep(Scheduling, Updating):
                 "evaluate_ema=True: there is no average of the weights to evaluate with: give ema=0.999 too"
             )
         self._judged = self.called if self.average is None or not evaluate_ema else self.average.module
+        if not isinstance(compile, bool | Mapping):
+            raise TypeError(
+                f"compile={compile!r}: expected True, False, or a dict of torch.compile's settings"
+            )
         self._compiled = compile
         if compile:
             how = {"dynamic": False} | ({} if compile is True else dict(compile))

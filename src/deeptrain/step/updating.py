@@ -53,7 +53,7 @@ class Updating:
         if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
             raise ValueError(f"accumulate={accumulate!r}: expected a whole number of iterations from 1 up")
         for name, limit in (("clip_norm", clip_norm), ("clip_value", clip_value)):
-            if limit is not None and not limit > 0:
+            if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
                 raise ValueError(f"{name}={limit!r}: expected a number above 0, or None")
         self.accumulate, self.precision = accumulate, precision
         self._clip_norm, self._clip_value = clip_norm, clip_value
