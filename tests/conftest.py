@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -12,6 +13,11 @@ from hypothesis import settings
 settings.register_profile("same", derandomize=True, deadline=None)
 if os.environ.get("DEEPTRAIN_EXAMPLES") != "others":
     settings.load_profile("same")
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as in the background of a shell, and then in every process from here on
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)
 # Nor under the defaults of whoever runs them, also in the processes that they start.
