@@ -63,6 +63,13 @@ def test_tied_weights_stay_tied():
     [
         ("optimizer.param_groups.0.weight_decai", 1.0, "near it there are"),
         ("optimizer.param_groups.0.weight_decay", "a", "expected a float"),
+        ("optimizer.param_groups.0.weight_decay", -0.1, "found -0.1, expected a finite number from 0 up"),
+        ("optimizer.param_groups.0.lr_scale", float("nan"), "found nan, expected a finite number"),
+        (
+            "optimizer.param_groups.0.betas",
+            (0.9, 1.0),
+            "found (0.9, 1.0), expected numbers from 0 to below 1",
+        ),
         ("optimizer.param_groups.0.amsgrad", 1, "expected a bool"),
         ("optimizer.param_groups.0.betas", (0.5,), "expected 2, as in"),
         ("optimizer.param_groups.0.betas", (0.5, "b"), "betas.1: found 'b'"),

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from deeptrain.trainer import Trainer
 
 MOST_VALUES = 1 << 16  # of a tensor that is written to the journal
+_LIMITS = {  # of an optimizer's groups
+    **dict.fromkeys(
+        ("lr", "lr_scale", "weight_decay", "eps", "momentum"), (math.inf, "a finite number from 0 up")
+    ),
+    "betas": (1.0, "numbers from 0 to below 1"),
+}
 _ELSEWHERE = {
     "progress": "counters say what was completed: trainer.load goes to another point",
     "data": "trainer.train.seek, skip, exclude, repeat and set_batch_size change the order",
@@ -76,7 +82,9 @@ def prepare(trainer: Trainer, path: str, value: Any) -> Callable[[], None]:
     new: dict[str, Any] = {}
     for place, old in present.items():
         _refuse_owned(trainer, place)
-        new |= dict.fromkeys(_aliases(state, place, old), _of_the_kind(place, old, value))
+        made = _of_the_kind(place, old, value)
+        _refuse_impossible(place, made)
+        new |= dict.fromkeys(_aliases(state, place, old), made)
     return lambda: _put(trainer, state, new)
 
 
@@ -106,6 +114,18 @@ def _refuse_owned(trainer: Trainer, path: str) -> None:
             "whatever it says, trainer.set('optimizer.param_groups.*.lr_scale', 0.5), or set "
             "what the scheduler works with, such as scheduler.base_lrs.0 (trainer.get('scheduler.*') shows its values)"
         )
+
+
+def _refuse_impossible(path: str, value: Any) -> None:
+    """What torch's optimizers refuse when they are made, they would take without a word later on."""
+    parts = tree.split(path)
+    name = parts[-2] if parts[-1].isdigit() else parts[-1]
+    if "param_groups" not in parts or name not in _LIMITS:
+        return
+    most, expected = _LIMITS[name]
+    values = value if isinstance(value, tuple | list) else [value]
+    if any(isinstance(each, int | float) and not 0 <= each < most for each in values):
+        raise ValueError(f"{path}: found {value!r}, expected {expected}")
 
 
 def _aliases(state: dict[str, Any], path: str, old: Any) -> list[str]:
