@@ -22,6 +22,7 @@ from deeptrain.run.standing import Standing
 
 ITERATIONS = 16  # of the recipe's run
 SELDOM = dt.Checkpoints(every=dt.Every(epochs=50))
+STOPPING = dt.Checkpoints(every=dt.Every(epochs=50), on_replay_mismatch="stop")
 
 
 class Kill(dt.Callback):
@@ -47,15 +48,6 @@ class Told(dt.Callback):
     def on_train_iter_end(self, trainer, event):
         if event.replaying:
             self._replaying.append(event.iteration)
-
-
-class Asked:
-    """Checkpoints that say what is to be done where a replay differs."""
-
-    every, keep, on_replay_mismatch = SELDOM.every, SELDOM.keep, "stop"
-
-    def __getattr__(self, name):
-        return getattr(SELDOM, name)
 
 
 def whole(runs, *, after=None, pause=None, checkpoints=SELDOM, told=None, **more):
@@ -247,7 +239,7 @@ def test_a_run_that_is_to_stop_stops_whole_and_saves_nothing(tmp_path):
     killed(noisy, tmp_path, 6, scale=0.1)
     checkpoints = sorted((journal_of(tmp_path).parent / "checkpoints").iterdir())
     for _ in range(2):  # the same comparison each time
-        with noisy(tmp_path, scale=0.1, seed=1, checkpoints=Asked(), verbosity=0) as t:
+        with noisy(tmp_path, scale=0.1, seed=1, checkpoints=STOPPING, verbosity=0) as t:
             with pytest.raises(ReplayMismatch, match="iteration 1: loss was") as caught:
                 t.fit()
             assert caught.value.verdict.difference.at == 1
@@ -255,14 +247,14 @@ def test_a_run_that_is_to_stop_stops_whole_and_saves_nothing(tmp_path):
             assert t.progress.train.iterations == 1
         assert sorted((journal_of(tmp_path).parent / "checkpoints").iterdir()) == checkpoints
         assert last_iteration(journal_of(tmp_path)) == 6
-    said, _, _ = life(noisy, tmp_path, scale=0.1, seed=0, checkpoints=Asked())
+    said, _, _ = life(noisy, tmp_path, scale=0.1, seed=0, checkpoints=STOPPING)
     assert "replayed 6 iterations, all identical" in said
     assert [entry["identical"] for entry in entries(tmp_path, "replay")] == [False, False, True]
 
 
 def test_a_run_that_was_stopped_goes_on_where_it_is_told_to(tmp_path):
     killed(noisy, tmp_path, 6, scale=0.1)
-    t = noisy(tmp_path, scale=0.1, seed=1, checkpoints=Asked(), verbosity=0)
+    t = noisy(tmp_path, scale=0.1, seed=1, checkpoints=STOPPING, verbosity=0)
     with pytest.raises(ReplayMismatch):
         t.fit()
     t.step(2)
@@ -684,13 +676,13 @@ def test_a_run_that_is_to_stop_stops_at_a_validation_whole_and_saves_nothing(tmp
     killed(judged, tmp_path, 5)
     checkpoints = sorted((journal_of(tmp_path).parent / "checkpoints").iterdir())
     for _ in range(2):  # the same comparison each time
-        with judged(tmp_path, more=1e-9, checkpoints=Asked(), verbosity=0) as t:
+        with judged(tmp_path, more=1e-9, checkpoints=STOPPING, verbosity=0) as t:
             with pytest.raises(ReplayMismatch, match="the validation after iteration 3: accuracy was"):
                 t.fit()
             assert (t.progress.torn, t.progress.validation.passes) == (None, 1)
         assert sorted((journal_of(tmp_path).parent / "checkpoints").iterdir()) == checkpoints
     assert validations(tmp_path) == [(3, 1, False)]
-    with judged(tmp_path, more=1e-9, checkpoints=Asked(), verbosity=0) as t:
+    with judged(tmp_path, more=1e-9, checkpoints=STOPPING, verbosity=0) as t:
         with pytest.raises(ReplayMismatch):
             t.fit()
         t.fit()
