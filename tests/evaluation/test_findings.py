@@ -31,7 +31,7 @@ class One(nn.Module):
         return self.layer(x)
 
 
-def make(runs=None, callbacks=(), **more):
+def make(runs=None, callbacks=(), checkpoints=None, **more):
     dt.reproducible(seed=3)
     model = One()
     step = dt.SupervisedStep(
@@ -51,6 +51,7 @@ def make(runs=None, callbacks=(), **more):
         runs=runs,
         name=None if runs is None else "r",
         callbacks=[*recipes.callbacks(), *callbacks],
+        checkpoints=checkpoints,
         verbosity=0,
     )
 
@@ -91,6 +92,23 @@ def test_the_threshold_is_part_of_the_state():
     other = make()
     other.load_state_dict(t.state_dict())
     assert other.judging.found == t.judging.found
+
+
+def test_a_run_on_disk_gives_what_goes_with_its_weights(tmp_path):
+    t = make(
+        tmp_path, key_metric="loss", checkpoints=dt.Checkpoints(every=dt.Every(epochs=1), best=1), mode="max"
+    )
+    t.fit()
+    t.close()
+    thresholds, losses = t.history["val.threshold"].values, t.history["val.loss"].values
+    run = dt.open_run(t.run.path)
+    assert run.findings() == t.findings
+    assert run.findings()["threshold"]["threshold"] == thresholds[-1]
+    best = int(losses.argmax())  # the worst, here: the newest is another one
+    assert best != len(losses) - 1
+    assert run.findings("best")["threshold"]["threshold"] == thresholds[best]
+    with pytest.raises(ValueError, match=r'which=.last.: expected "newest" or "best"'):
+        run.findings("last")
 
 
 def test_functions_that_take_a_threshold_are_given_it():

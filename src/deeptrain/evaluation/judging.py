@@ -313,6 +313,11 @@ class Judging:
             self.feed.close()
 
 
+def findings_of(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a pass found, of the only loader where that has no name; of several by their names."""
+    return dict(found.get("", found))
+
+
 def feed_of(validation: Validation, seed: int) -> Fed:
     """The data of a validation as the trainer asks for it.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from deeptrain.control.part import TrainerPart
 from deeptrain.evaluation.judgement import Judgement
-from deeptrain.evaluation.judging import Judging, feed_of, whole_pass
+from deeptrain.evaluation.judging import Judging, feed_of, findings_of, whole_pass
 from deeptrain.evaluation.validation import Validation
 from deeptrain.state.progress import Phase, Task
 
@@ -31,8 +31,7 @@ class JudgingVerbs(TrainerPart):
 
         Of several loaders by their names. Part of the state, as `evaluation`. Empty before the first pass, and where nothing is looked for.
         """
-        found = self.judging.found
-        return dict(found.get("", found))
+        return findings_of(self.judging.found)
 
     def validate(
         self, *, record: bool = False, keep_predictions: bool = False, callbacks: bool = False

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from deeptrain.checkpoint.store import CheckpointStore
 from deeptrain.control.journal import read_backwards, read_journal
 from deeptrain.run.branches import newest_of
 from deeptrain.run.directory import is_held
@@ -52,6 +53,28 @@ class RecordedRun:
     def digest(self) -> str:
         """The hash of the state."""
         return digest(self.state)
+
+    def findings(self, which: Literal["newest", "best"] = "newest") -> dict[str, Any]:
+        """What a validation pass found beside figures, as `Trainer.findings` gives it: for use with `load_weights(run, model, which)`.
+
+        Args:
+            which: Of the "newest" checkpoint, or of the "best" by the validation's key metric.
+
+        Raises:
+            ValueError: `which` is neither.
+            CheckpointError: There is no best one.
+
+        Example:
+            `dt.Threshold.from_state_dict(dt.open_run("runs/M1__x").findings("best")["threshold"])`
+        """
+        if which not in {"newest", "best"}:
+            raise ValueError(f'which={which!r}: expected "newest" or "best"')
+        from deeptrain.evaluation.judging import findings_of  # noqa: PLC0415 - `deeptrain info` does without
+
+        tree = self.state
+        if which == "best":
+            tree = CheckpointStore(self.path / "checkpoints").best(history=False).tree
+        return findings_of(tree.get("evaluation", {}))
 
     def describe(self) -> str:
         """Where the run stands, in a few lines."""
